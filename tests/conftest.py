@@ -1,0 +1,82 @@
+"""What every test shares: where data lies, a real S3 server, and one Ray cluster a session."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _folder(variable: str, default: Path) -> Path:
+    path = Path(os.environ.get(variable, default))
+    if not path.is_dir():
+        pytest.skip(f"{variable} is not set and {default} does not exist")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real, labelled images."""
+    return _folder("DATA_DIR", SHARED / "data")
+
+
+@pytest.fixture(scope="session")
+def odd_images_dir() -> Path:
+    """Folder of odd and broken image files with their `manifest.json`."""
+    return _folder("ODD_IMAGES_DIR", SHARED / "data" / "odd-images")
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a moto S3 server in its own process, spoken to over HTTP."""
+    port = _free_port()
+    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    for _ in range(300):
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    else:
+        raise RuntimeError("moto's server did not start")
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait()
+    log.close()
+
+
+@pytest.fixture
+def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`s3://bucket` of a fresh bucket; the environment points every client at the test server."""
+    import boto3
+
+    settings = {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test-secret-value",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return f"s3://{bucket}"
