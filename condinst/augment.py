@@ -1,0 +1,151 @@
+"""Training examples, and the changes made to them: pure functions on image and masks together.
+
+A mask is a crop with its place, so that an example of many instances stays small until its target is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from condinst.preprocess import padded_size
+from condinst.targets import Target
+
+Random = np.random.Generator
+
+
+@dataclass(frozen=True)
+class CropMask:
+    """One instance: a bool crop (h, w) whose top left pixel is x, y of the image; not empty."""
+
+    x: int
+    y: int
+    mask: NDArray[np.bool_]
+    category: int
+    """Class index."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and its instances."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    instances: tuple[CropMask, ...]
+
+
+def crop(example: Example, x: int, y: int, width: int, height: int, *, min_pixels: int = 16) -> Example:
+    """The window whose top left is x, y; it may reach past the right and bottom edge, which pads with black.
+
+    Instances of which fewer than `min_pixels` remain are left out.
+    """
+    window = example.image[y : y + height, x : x + width]
+    padding = ((0, height - window.shape[0]), (0, width - window.shape[1]), (0, 0))
+    kept = (_crop_mask(m, x, y, width, height, min_pixels) for m in example.instances)
+    return Example(np.pad(window, padding), tuple(m for m in kept if m is not None))
+
+
+def _crop_mask(m: CropMask, x: int, y: int, width: int, height: int, min_pixels: int) -> CropMask | None:
+    h, w = m.mask.shape
+    left, top = max(m.x, x), max(m.y, y)
+    right, bottom = min(m.x + w, x + width), min(m.y + h, y + height)
+    if right <= left or bottom <= top:
+        return None
+    part = m.mask[top - m.y : bottom - m.y, left - m.x : right - m.x]
+    return trim(replace(m, x=left - x, y=top - y, mask=part), min_pixels)
+
+
+def trim(m: CropMask, min_pixels: int = 1) -> CropMask | None:
+    """The same instance with its crop as tight as can be; None if it has fewer than `min_pixels`."""
+    if m.mask.sum() < max(min_pixels, 1):
+        return None
+    rows, columns = np.flatnonzero(m.mask.any(1)), np.flatnonzero(m.mask.any(0))
+    part = m.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return replace(m, x=m.x + int(columns[0]), y=m.y + int(rows[0]), mask=part)
+
+
+def flip(example: Example) -> Example:
+    """Mirrored left to right."""
+    width = example.image.shape[1]
+    return Example(
+        example.image[:, ::-1],
+        tuple(replace(m, x=width - m.x - m.mask.shape[1], mask=m.mask[:, ::-1]) for m in example.instances),
+    )
+
+
+def turn(example: Example) -> Example:
+    """Turned by 90 degrees counter-clockwise."""
+    width = example.image.shape[1]
+    return Example(
+        np.rot90(example.image),
+        tuple(
+            replace(m, x=m.y, y=width - m.x - m.mask.shape[1], mask=np.rot90(m.mask))
+            for m in example.instances
+        ),
+    )
+
+
+def rescale(example: Example, scale: float) -> Example:
+    """Both edges multiplied by `scale` and rounded; masks by the nearest pixel centre."""
+    height, width = example.image.shape[:2]
+    new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
+    resized = Image.fromarray(np.ascontiguousarray(example.image)).resize(
+        (new_w, new_h), Image.Resampling.BILINEAR
+    )
+    scaled = (_rescale_mask(m, new_w / width, new_h / height, new_w, new_h) for m in example.instances)
+    return Example(np.asarray(resized), tuple(m for m in scaled if m is not None))
+
+
+def _rescale_mask(m: CropMask, sx: float, sy: float, width: int, height: int) -> CropMask | None:
+    h, w = m.mask.shape
+    left, right = int(np.floor(m.x * sx)), min(width, int(np.ceil((m.x + w) * sx)))
+    top, bottom = int(np.floor(m.y * sy)), min(height, int(np.ceil((m.y + h) * sy)))
+    columns = np.floor((np.arange(left, right) + 0.5) / sx).astype(int) - m.x
+    rows = np.floor((np.arange(top, bottom) + 0.5) / sy).astype(int) - m.y
+    inside = ((rows >= 0) & (rows < h))[:, None] & ((columns >= 0) & (columns < w))[None, :]
+    picked = m.mask[rows.clip(0, h - 1)[:, None], columns.clip(0, w - 1)[None, :]] & inside
+    return trim(replace(m, x=left, y=top, mask=picked))
+
+
+def colour(example: Example, random: Random, strength: float = 0.25) -> Example:
+    """Brightness, contrast and each channel's gain changed by up to `strength`."""
+    brightness, contrast = random.uniform(1 - strength, 1 + strength, 2)
+    gain = random.uniform(1 - strength / 2, 1 + strength / 2, 3)
+    image = example.image.astype(np.float32)
+    mean = image.mean()
+    image = ((image - mean) * contrast + mean) * brightness * gain
+    return replace(example, image=image.clip(0, 255).astype(np.uint8))
+
+
+def random_view(
+    example: Example, random: Random, size: int, scales: tuple[float, float] = (0.75, 1.35)
+) -> Example:
+    """A square of `size` pixels: rescaled, cropped, flipped, turned and recoloured at random."""
+    scale = float(np.exp(random.uniform(*np.log(scales))))
+    height, width = example.image.shape[:2]
+    span_h, span_w = min(height, round(size / scale)), min(width, round(size / scale))
+    y, x = int(random.integers(height - span_h + 1)), int(random.integers(width - span_w + 1))
+    example = rescale(crop(example, x, y, span_w, span_h), scale)
+    if random.random() < 0.5:
+        example = flip(example)
+    for _ in range(int(random.integers(4))):
+        example = turn(example)
+    return colour(crop(example, 0, 0, size, size), random)
+
+
+def to_target(example: Example) -> Target:
+    """The training target of an example, on its padded size."""
+    height, width = padded_size((example.image.shape[0], example.image.shape[1]))
+    count = len(example.instances)
+    bitmasks = torch.zeros(count, height, width, dtype=torch.bool)
+    boxes = torch.zeros(count, 4)
+    for number, m in enumerate(example.instances):
+        h, w = m.mask.shape
+        bitmasks[number, m.y : m.y + h, m.x : m.x + w] = torch.from_numpy(m.mask.copy())
+        boxes[number] = torch.tensor([m.x, m.y, m.x + w, m.y + h])
+    classes = torch.tensor([m.category for m in example.instances], dtype=torch.int64)
+    return Target.from_bitmasks(boxes, classes, bitmasks)

@@ -1,0 +1,115 @@
+"""COCO metrics of predictions: average precision and recall, of boxes and of masks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from condinst import rle
+from condinst.model import Instances
+
+Kind = Literal["bbox", "segm"]
+SIZES = ("all", "small", "medium", "large")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Of one kind, as pycocotools computes them; nan where there is no truth to measure against."""
+
+    kind: Kind
+    ap: float
+    """Mean over classes and IoU 0.50:0.05:0.95."""
+    ap50: float
+    ap75: float
+    ap_by_size: dict[str, float]
+    """`small` (area under 32^2 pixels), `medium`, `large` (over 96^2)."""
+    ap_by_class: dict[str, float]
+    ar: float
+    """Average recall with at most `max_dets` detections an image."""
+    ar_by_size: dict[str, float]
+    max_dets: int
+
+
+def load_truth(annotations: Mapping[str, Any]) -> COCO:
+    """A pycocotools index of a COCO dictionary."""
+    coco = COCO()
+    coco.dataset = dict(annotations)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def to_results(
+    image_id: int, instances: Instances, size: tuple[int, int], category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """COCO results of one image of (height, width); `category_ids[c]` is the truth's id of class c."""
+    masks = instances.masks
+    results = []
+    for n in range(len(instances)):
+        x1, y1, x2, y2 = (float(v) for v in instances.boxes[n])
+        crop = (int(masks.x[n]), int(masks.y[n]), int(masks.height[n]), int(masks.width[n]))
+        results.append(
+            {
+                "image_id": image_id,
+                "category_id": category_ids[int(instances.classes[n])],
+                "score": float(instances.scores[n]),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "segmentation": {"size": list(size), "counts": rle.embed(masks.counts[n], *crop, *size)},
+            }
+        )
+    return results
+
+
+def evaluate(
+    truth: COCO, results: Iterable[Mapping[str, Any]], kind: Kind = "segm", max_dets: int = 100
+) -> Metrics:
+    """Metrics of COCO results against the truth; every image of the truth counts.
+
+    `max_dets` is the most detections an image that are looked at (COCO's is 100; dense images need more).
+    """
+    listed = [_measured(r, kind) for r in results]
+    with contextlib.redirect_stdout(io.StringIO()):
+        predicted = truth.loadRes(listed) if listed else load_truth({**truth.dataset, "annotations": []})
+        run = COCOeval(truth, predicted, kind)
+        run.params.maxDets = sorted({1, 10, max_dets})
+        run.evaluate()
+        run.accumulate()
+    at = run.params.maxDets.index(max_dets)
+    return _metrics(run, truth, kind, max_dets, at)
+
+
+def _measured(result: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    """A result whose area, by which it is sorted into sizes, is that of the kind measured."""
+    drop = "bbox" if kind == "segm" else "segmentation"
+    return {key: value for key, value in result.items() if key != drop}
+
+
+def _metrics(run: COCOeval, truth: COCO, kind: Kind, max_dets: int, at: int) -> Metrics:
+    precision: NDArray[np.float64] = run.eval["precision"]  # IoU, recall, class, size, max_dets
+    recall: NDArray[np.float64] = run.eval["recall"]  # IoU, class, size, max_dets
+    names = [truth.cats[category]["name"] for category in run.params.catIds]
+    return Metrics(
+        kind=kind,
+        ap=_mean(precision[:, :, :, 0, at]),
+        ap50=_mean(precision[0, :, :, 0, at]),
+        ap75=_mean(precision[5, :, :, 0, at]),
+        ap_by_size={s: _mean(precision[:, :, :, n, at]) for n, s in enumerate(SIZES) if n},
+        ap_by_class={name: _mean(precision[:, :, n, 0, at]) for n, name in enumerate(names)},
+        ar=_mean(recall[:, :, 0, at]),
+        ar_by_size={s: _mean(recall[:, :, n, at]) for n, s in enumerate(SIZES) if n},
+        max_dets=max_dets,
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of those that are defined: pycocotools marks the others -1."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else float("nan")

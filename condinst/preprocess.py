@@ -1,0 +1,91 @@
+"""From an image to the network's input: resize, pad, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from condinst.config import InputConfig, ShortestEdge
+
+SIZE_DIVISOR = 32
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image, resized, waiting for its batch."""
+
+    pixels: NDArray[np.uint8]
+    """(h, w, 3) RGB at the network's scale, before padding."""
+    size: tuple[int, int]
+    """(height, width) of the image itself."""
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """(height, width) of the network input before padding."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """(height, width) of the network input; images of one batch share it."""
+        return padded_size(self.resized)
+
+
+def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) brought up to the next multiple of 32."""
+    height, width = ((edge + SIZE_DIVISOR - 1) // SIZE_DIVISOR * SIZE_DIVISOR for edge in size)
+    return height, width
+
+
+def resized_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
+    """(height, width) an image of `size` is resized to; each edge int(x + 0.5), at least 1."""
+    rule = config.resize
+    scale = _shortest_edge_scale(size, rule) if isinstance(rule, ShortestEdge) else rule.scale
+    height, width = (max(1, int(edge * scale + 0.5)) for edge in size)
+    return height, width
+
+
+def _shortest_edge_scale(size: tuple[int, int], rule: ShortestEdge) -> float:
+    scale = rule.size / min(size)
+    return min(scale, rule.longest / max(size)) if max(size) * scale > rule.longest else scale
+
+
+def prepare(image: NDArray[np.uint8], config: InputConfig) -> Prepared:
+    """Resize an (H, W, 3) uint8 RGB image (Pillow's bilinear with antialiasing).
+
+    Raises ValueError for another shape or type.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise ValueError(
+            f"an image must be a uint8 RGB array of shape (height, width, 3), not {image.dtype} {image.shape}"
+        )
+    size = (image.shape[0], image.shape[1])
+    height, width = resized_size(size, config)
+    if (height, width) != size:
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        image = np.asarray(resized)
+    return Prepared(np.ascontiguousarray(image), size)
+
+
+def to_batch(batch: Sequence[Prepared], config: InputConfig, device: torch.device) -> Tensor:
+    """(N, 3, H, W) float32 normalised input of images that share one padded size; zeros are the padding."""
+    height, width = batch[0].padded
+    out = torch.zeros(len(batch), 3, height, width, device=device).contiguous(
+        memory_format=torch.channels_last
+    )
+    mean = torch.tensor(config.mean, device=device)
+    std = torch.tensor(config.std, device=device)
+    for number, item in enumerate(batch):
+        if item.padded != (height, width):
+            raise ValueError(f"a batch must share one padded size: {item.padded} among {(height, width)}")
+        pixels = torch.as_tensor(item.pixels).to(device).float()
+        if config.channel_order == "bgr":
+            pixels = pixels.flip(2)
+        h, w = item.resized
+        out[number, :, :h, :w] = ((pixels - mean) / std).permute(2, 0, 1)
+    return out

@@ -1,0 +1,132 @@
+"""COCO run-length encodings without pixels: strings to runs, runs to strings, crops to frames.
+
+Runs are counted down the columns, zeros first. The string form ("compressed RLE") stores each count less the one two
+before it, five bits a character, as pycocotools does.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+Runs = NDArray[np.int64]
+
+_FIRST_DELTA = 3  # pycocotools stores counts 0, 1 and 2 as they are
+_MORE = 0x20
+_OFFSET = 48
+
+
+def encode(mask: NDArray[np.bool_]) -> bytes:
+    """COCO compressed RLE of a (height, width) mask."""
+    counts: bytes = coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts
+
+
+def decode(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
+    """The (height, width) mask of a COCO compressed RLE; ValueError where it does not have that many pixels."""
+    lengths = _checked(counts, height, width)
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(values, lengths).reshape(width, height).T
+
+
+def area(counts: bytes) -> int:
+    """Number of positive pixels."""
+    return int(runs(counts)[1::2].sum())
+
+
+def runs(counts: bytes) -> Runs:
+    """Run lengths, zeros first, of a COCO compressed RLE; ValueError where the string is not one."""
+    codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - _OFFSET
+    if len(codes) == 0:
+        return np.zeros(0, dtype=np.int64)
+    if codes.min() < 0 or codes.max() > 63 or codes[-1] & _MORE:
+        raise ValueError(f"not a COCO compressed RLE: {counts[:40]!r}")
+    starts = np.flatnonzero(np.concatenate([[True], (codes[:-1] & _MORE) == 0]))
+    digit = np.arange(len(codes)) - np.repeat(starts, np.diff(starts, append=len(codes)))
+    values = np.add.reduceat((codes & 0x1F) << (5 * digit), starts)
+    ends = np.append(starts[1:], len(codes)) - 1
+    negative = (codes[ends] & 0x10) != 0
+    values -= np.where(negative, np.int64(1) << (5 * (digit[ends] + 1)), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    if values.min() < 0:
+        raise ValueError(f"not a COCO compressed RLE, a run is negative: {counts[:40]!r}")
+    return values
+
+
+def from_runs(lengths: NDArray[np.integer]) -> bytes:
+    """COCO compressed RLE of run lengths, zeros first."""
+    return from_many_runs(np.asarray(lengths, dtype=np.int64), np.array([0, len(lengths)]))[0]
+
+
+def from_many_runs(lengths: Runs, bounds: Runs) -> list[bytes]:
+    """COCO compressed RLE of many masks at once: mask i has the runs `lengths[bounds[i]:bounds[i + 1]]`."""
+    values = _deltas(lengths, bounds)
+    # Digits of five bits in two's complement: as many as keep the sign.
+    magnitude = np.where(values < 0, ~values, values)
+    digits = np.ones(len(values), dtype=np.int64)
+    longer = np.flatnonzero(magnitude >> 4)
+    while len(longer):
+        digits[longer] += 1
+        longer = longer[(magnitude[longer] >> (5 * digits[longer] - 1)) != 0]
+    ends = np.cumsum(digits)
+    starts = ends - digits
+    text = np.empty(ends[-1] if len(ends) else 0, dtype=np.uint8)
+    left = np.arange(len(values))
+    place = 0
+    while len(left):
+        more = digits[left] > place + 1
+        text[starts[left] + place] = ((values[left] >> (5 * place)) & 0x1F) + _OFFSET + _MORE * more
+        left = left[more]
+        place += 1
+    cuts = np.concatenate([[0], ends])[bounds].tolist()
+    data = text.tobytes()
+    return [data[begin:end] for begin, end in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def embed(counts: bytes, x: int, y: int, height: int, width: int, full_height: int, full_width: int) -> bytes:
+    """A crop's RLE as that of the full frame, found from the runs alone.
+
+    The crop of `height` x `width` has its top left at (`x`, `y`) of the frame. ValueError where it is not inside,
+    or where the RLE does not have the crop's number of pixels.
+    """
+    if x < 0 or y < 0 or x + width > full_width or y + height > full_height:
+        raise ValueError(
+            f"a crop of {height}x{width} at x={x}, y={y} does not lie in a frame of {full_height}x{full_width}"
+        )
+    edges = np.cumsum(_checked(counts, height, width))
+    starts = edges[:-1:2]
+    ends = edges[1::2]
+    # A run that goes on in the next column is cut there: in the frame, other rows lie between.
+    first = starts // height
+    pieces = np.maximum((ends - 1) // height - first + 1, 0)
+    owner = np.repeat(np.arange(len(starts)), pieces)
+    column = first[owner] + np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    shift = (x + column) * full_height + y - column * height
+    begin = np.maximum(starts[owner], column * height) + shift
+    end = np.minimum(ends[owner], (column + 1) * height) + shift
+    return from_runs(_runs_between(begin, end, full_height * full_width))
+
+
+def _runs_between(begin: Runs, end: Runs, total: int) -> Runs:
+    """Run lengths over `total` pixels of the sorted positive stretches [begin, end), joined where they touch."""
+    joined = begin[1:] == end[:-1]
+    begin = begin[np.concatenate([[True], ~joined])] if len(begin) else begin
+    end = end[np.concatenate([~joined, [True]])] if len(end) else end
+    edges = np.stack([begin, end], axis=1).ravel()
+    lengths = np.diff(edges, prepend=0, append=total)
+    return lengths[:-1] if len(lengths) > 1 and lengths[-1] == 0 else lengths
+
+
+def _checked(counts: bytes, height: int, width: int) -> Runs:
+    lengths = runs(counts)
+    if lengths.sum() != height * width:
+        raise ValueError(f"the RLE has {lengths.sum()} pixels, not those of a {height}x{width} mask")
+    return lengths
+
+
+def _deltas(lengths: Runs, bounds: Runs) -> Runs:
+    """Each count less the one two before it in its mask, from the fourth count on."""
+    place = np.arange(len(lengths)) - np.repeat(bounds[:-1], np.diff(bounds))
+    values = lengths.copy()
+    values[2:] -= np.where(place[2:] >= _FIRST_DELTA, lengths[:-2], 0)
+    return values
