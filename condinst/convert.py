@@ -140,8 +140,7 @@ def convert(checkpoint: Mapping[str, Tensor], classes: Sequence[str] | None = No
         if found := [key for key in checkpoint if pattern.match(key)]:
             raise WeightsError(f"the checkpoint needs {part} ({found[0]}), which this project does not have")
     mmdetection = any(key.startswith("bbox_head.") for key in checkpoint)
-    rules = _MMDETECTION if mmdetection else _ADELAIDET
-    renamed, ignored, strange = _rename(checkpoint, rules)
+    renamed, ignored, strange = _rename(checkpoint)
     if strange:
         raise WeightsError(f"{len(strange)} keys have no place in the model: {', '.join(strange)}")
     state = _join_scales(renamed)
@@ -150,20 +149,25 @@ def convert(checkpoint: Mapping[str, Tensor], classes: Sequence[str] | None = No
     return Converted(model, "mmdetection" if mmdetection else "adelaidet", ignored)
 
 
-def _rename(
-    checkpoint: Mapping[str, Tensor], rules: list[tuple[str, str]]
-) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    compiled = [(re.compile(pattern), template) for pattern, template in rules]
+def _rename(checkpoint: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], list[str]]:
     renamed: dict[str, Tensor] = {}
     ignored, strange = [], []
     for key, value in checkpoint.items():
         if _IGNORED.fullmatch(key):
             ignored.append(key)
-        elif name := next((_expand(m, t) for p, t in compiled if (m := p.fullmatch(key))), None):
+        elif name := our_key(key):
             renamed[name] = value
         else:
             strange.append(key)
     return renamed, ignored, strange
+
+
+def our_key(key: str) -> str | None:
+    """Our name of a weight of either project; None for one without a place here."""
+    for pattern, template in _ADELAIDET + _MMDETECTION:
+        if match := re.fullmatch(pattern, key):
+            return _expand(match, template)
+    return None
 
 
 def _expand(match: re.Match[str], template: str) -> str:

@@ -1,6 +1,6 @@
 """Exact full-size masks as crop-local COCO RLE, without a full-frame mask on the way."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,21 +9,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from condinst import rle
-from condinst.boundary import Frame, changes
+from condinst.boundary import Frame, Squares, changes, mixed_squares
 from condinst.upsample import STRIDE, resize_axis
 
-_CELLS = (
-    1 << 23
-)  # cells of logits looked at together: bounds the working memory, whatever the number of masks
+# Both bound the working memory, whatever the number of masks and the size of the image.
+_CELLS = 1 << 22  # of logits looked at together
+_CHANGES = 1 << 20  # of masks encoded together, roughly
+
+_THRESHOLDS = (0.001, 0.999)  # float32 sigmoids resolve the search's margin between these
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class RleMasks:
-    """Masks of one image, a column per field.
+    """Masks of one image, in columns.
 
-    `x`, `y`, `height`, `width` (n,) int32 are the tight crop around each mask's pixels (`x`, `y` its top left, in
-    image pixels), `area` (n,) int64 its pixels, `counts` the COCO compressed RLE of the crop. A mask without pixels
-    is a 1 x 1 crop of area 0 at (0, 0).
+    `x`, `y`, `height`, `width` (n,) int32: the tight crop around each mask's pixels, its top left in image
+    pixels. `area` (n,) int64: the mask's pixels. `counts`: the COCO compressed RLE of the crop. A mask without
+    pixels is a 1 x 1 crop of area 0 at (0, 0).
     """
 
     x: NDArray[np.int32]
@@ -37,7 +41,7 @@ class RleMasks:
         return len(self.counts)
 
     def __getitem__(self, index: NDArray[np.integer] | NDArray[np.bool_] | slice) -> "RleMasks":
-        """The masks at these positions, in this order: an array of integers, one of n booleans, or a slice."""
+        """The masks at an array of positions, in its order, at an array of n booleans, or at a slice."""
         picked = np.arange(len(self))[index]
         return RleMasks(
             self.x[picked],
@@ -51,32 +55,35 @@ class RleMasks:
     @staticmethod
     def empty(count: int = 0) -> "RleMasks":
         """`count` masks without pixels."""
-        zero, one = np.zeros(count, dtype=np.int32), np.ones(count, dtype=np.int32)
-        blank = rle.from_runs(np.array([1]))
-        return RleMasks(zero, zero.copy(), one, one.copy(), np.zeros(count, dtype=np.int64), [blank] * count)
+        x, y, area = np.zeros(count, np.int32), np.zeros(count, np.int32), np.zeros(count, np.int64)
+        height, width = np.ones(count, np.int32), np.ones(count, np.int32)
+        return RleMasks(x, y, height, width, area, [rle.from_runs(np.array([1]))] * count)
 
     @staticmethod
     def concatenate(parts: Iterable["RleMasks"]) -> "RleMasks":
         """All masks of `parts`, in order."""
-        listed = [RleMasks.empty(), *parts]
-        columns = [
-            np.concatenate([getattr(p, name) for p in listed]) for name in ("x", "y", "height", "width")
-        ]
-        areas = np.concatenate([part.area for part in listed])
-        return RleMasks(*columns, areas, [counts for part in listed for counts in part.counts])
+        several = [RleMasks.empty(), *parts]
+        return RleMasks(
+            np.concatenate([part.x for part in several]),
+            np.concatenate([part.y for part in several]),
+            np.concatenate([part.height for part in several]),
+            np.concatenate([part.width for part in several]),
+            np.concatenate([part.area for part in several]),
+            [counts for part in several for counts in part.counts],
+        )
 
 
 def full_size_masks(
     logits: Tensor, resized: tuple[int, int], size: tuple[int, int], threshold: float = 0.5
 ) -> RleMasks:
-    """Masks at the image's own resolution, the same pixels as the full-frame procedure gives.
+    """Masks at the image's own resolution: the very pixels of the full-frame procedure.
 
-    That procedure: sigmoid; aligned bilinear x4 to the padded network input; crop to `resized`, the (height, width)
-    the image had there; bilinear to `size`, its own (height, width); above `threshold`. The pixels are those of
-    PyTorch's CPU kernels, to the last bit.
+    That procedure: sigmoid; aligned bilinear x4 to the padded network input; crop to `resized`, the (height,
+    width) of the image in it; bilinear to `size`, the image's own (height, width); above `threshold`. Pixels
+    are those of PyTorch's CPU kernels to the last bit; a logit that is not a number counts as off.
 
-    `logits`: (n, h4, w4) float32 at stride 4 of the padded network input. ValueError where the shapes do not fit
-    together, or the threshold is not between 0 and 1.
+    `logits`: (n, h4, w4) float32, stride 4 of the padded network input. ValueError where they are not, where
+    `resized` is larger than that input or a size is not positive, and for a threshold next to 0 or 1.
     """
     _check(logits, resized, size, threshold)
     rows = resize_axis(resized[0], size[0], logits.device)
@@ -84,12 +91,9 @@ def full_size_masks(
     frame = Frame(rows, cols, float(np.float32(threshold)))
     step = max(_CELLS // (logits.shape[1] * logits.shape[2]), 1)
     with torch.inference_mode():
-        parts = [
-            _from_changes(changes(part, frame).cpu().numpy(), len(part), size)
-            for part in logits.split(step)
-            if len(part)
-        ]
-    return RleMasks.concatenate(parts)
+        return RleMasks.concatenate(
+            part for at in range(0, len(logits), step) for part in _encoded(logits[at : at + step], frame)
+        )
 
 
 def _check(logits: Tensor, resized: tuple[int, int], size: tuple[int, int], threshold: float) -> None:
@@ -98,62 +102,64 @@ def _check(logits: Tensor, resized: tuple[int, int], size: tuple[int, int], thre
     padded = (STRIDE * logits.shape[1], STRIDE * logits.shape[2])
     if not (1 <= resized[0] <= padded[0] and 1 <= resized[1] <= padded[1]):
         raise ValueError(
-            f"resized size {resized} must lie within {padded}, four times that of the mask logits"
+            f"resized size {resized} must lie within the padded input {padded} of the mask logits"
         )
     if min(size) < 1:
         raise ValueError(f"output size {size} must be positive")
-    if not 1e-3 <= threshold <= 1 - 1e-3:
-        raise ValueError(f"mask threshold {threshold} must lie between 0.001 and 0.999")
+    if not _THRESHOLDS[0] <= threshold <= _THRESHOLDS[1]:
+        raise ValueError(f"mask threshold {threshold} must lie between {_THRESHOLDS[0]} and {_THRESHOLDS[1]}")
 
 
-def _from_changes(keys: NDArray[np.int64], count: int, size: tuple[int, int]) -> RleMasks:
-    """RLE of `count` masks from the changes in their columns, as `condinst.boundary.changes` numbers them."""
+def _encoded(logits: Tensor, frame: Frame) -> Iterator[RleMasks]:
+    """Masks of all instances, in batches of some `_CHANGES` or of one instance."""
+    squares = mixed_squares(logits, frame)
+    totals = torch.bincount(squares.instance, minlength=len(logits)).cumsum(0).cpu().numpy()
+    # A square changes about once in each of its output columns where it is at its worst.
+    expected = totals * (STRIDE * frame.cols.target / frame.cols.source)
+    batches = np.searchsorted(expected // _CHANGES, np.unique(expected // _CHANGES), side="right")
+    first = 0
+    for last in batches.tolist():
+        inside = slice(totals[first - 1] if first else 0, totals[last - 1])
+        part = squares[inside]
+        local = Squares(part.instance - first, part.row, part.col)
+        numbers = changes(logits[first:last], local, frame).cpu().numpy()
+        yield _masks(numbers, last - first, (frame.rows.target, frame.cols.target))
+        first = last
+
+
+def _masks(numbers: Ints, count: int, size: tuple[int, int]) -> RleMasks:
+    """`count` masks from the changes in their columns, numbered as `condinst.boundary.changes` does."""
     masks = RleMasks.empty(count)
-    line, y = np.divmod(_odd(np.sort(keys)), size[0] + 1)
-    owner, x = np.divmod(line, size[1])
-    bounds = np.searchsorted(owner, np.arange(count + 1))
-    some = np.flatnonzero(np.diff(bounds))
-    if len(some) == 0:
-        return masks
-    starts = bounds[some]
-    left, right = x[starts], x[bounds[some + 1] - 1] + 1
+    column, y = np.divmod(_odd(np.sort(numbers)), size[0] + 1)
+    owner, x = np.divmod(column, size[1])
+    some, starts, times = np.unique(owner, return_index=True, return_counts=True)
+    left, right = x[starts], x[starts + times - 1] + 1
     top, bottom = np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)
-    height = bottom - top
-    for column, values in (
-        (masks.x, left),
-        (masks.y, top),
-        (masks.height, height),
-        (masks.width, right - left),
-    ):
-        column[some] = values
-    # Pixels are numbered down the columns of one crop after another, with one more place at the end of each.
-    sizes = height * (right - left)
-    origins = np.cumsum(sizes + 1) - (sizes + 1)
-    base = np.repeat(origins - left * height - top, np.diff(bounds)[some])
-    # A column that ends on where the next begins on has two changes there: they are none.
-    edges = _odd(base + x * np.repeat(height, np.diff(bounds)[some]) + y)
-    pairs = np.searchsorted(edges, origins) // 2
-    masks.area[some] = np.add.reduceat(edges[1::2] - edges[::2], pairs)
-    for at, counts in zip(some.tolist(), _strings(edges, origins, sizes), strict=True):
+    height, width = bottom - top, right - left
+    masks.x[some], masks.y[some], masks.height[some], masks.width[some] = left, top, height, width
+    # Crops are numbered one after another, each down its columns, with one more place at its end.
+    origins = np.cumsum(height * width + 1) - (height * width + 1)
+    # A column that is on at its end before one that is on at its start has two changes there: they are none.
+    edges = _odd(np.repeat(origins - left * height - top, times) + x * np.repeat(height, times) + y)
+    masks.area[some] = np.add.reduceat(edges[1::2] - edges[::2], np.searchsorted(edges, origins) // 2)
+    for at, counts in zip(some.tolist(), _strings(edges, origins, height * width), strict=True):
         masks.counts[at] = counts
     return masks
 
 
-def _strings(edges: NDArray[np.int64], origins: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[bytes]:
-    """Compressed RLE of each crop: `edges` are the changes of all, `origins` the number of each crop's first pixel."""
+def _strings(edges: Ints, origins: Ints, sizes: Ints) -> list[bytes]:
+    """Compressed RLE of crops: the changes in all of them, and the number of each one's first pixel."""
     points = np.sort(np.concatenate([origins, edges, origins + sizes]))
-    ends = np.searchsorted(points, origins + sizes, side="right")
-    lengths = np.diff(points)
+    ends = np.searchsorted(points, origins + sizes, side="right") - 1
+    lengths = np.append(np.diff(points), 0)
     kept = np.ones(len(lengths), dtype=bool)
-    kept[ends[:-1] - 1] = False  # from one crop's end to the next one's origin
-    kept[ends - 2] = lengths[ends - 2] > 0  # a crop that ends on has no last run of zeros
-    bounds = np.concatenate([[0], np.cumsum(kept)])[np.append(0, np.minimum(ends, len(lengths)))]
-    return rle.from_many_runs(lengths[kept], bounds)
+    kept[ends] = False  # from the end of a crop to the origin of the next
+    kept[ends - 1] = lengths[ends - 1] > 0  # a crop that is on at its end has no run of zeros after it
+    return rle.from_many_runs(lengths[kept], np.append(0, np.cumsum(kept)[ends]))
 
 
-def _odd(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The values that appear an odd number of times among these sorted ones, once each."""
-    fresh = np.concatenate([[True], values[1:] != values[:-1]]) if len(values) else np.zeros(0, dtype=bool)
-    starts = np.flatnonzero(fresh)
-    times = np.diff(starts, append=len(values))
-    return values[starts[times % 2 == 1]]
+def _odd(values: Ints) -> Ints:
+    """Those of sorted values that appear an odd number of times, once each."""
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    kept: Ints = values[starts[np.diff(starts, append=len(values)) % 2 == 1]]
+    return kept

@@ -1,8 +1,10 @@
 """COCO run-length encodings without pixels: strings to runs, runs to strings, crops to frames.
 
-Runs are counted down the columns, zeros first. The string form ("compressed RLE") stores each count less the one two
-before it, five bits a character, as pycocotools does.
+Runs are counted down the columns, zeros first. The string form ("compressed RLE") stores each count less the
+one two before it, five bits a character, as pycocotools does.
 """
+
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ def encode(mask: NDArray[np.bool_]) -> bytes:
 
 
 def decode(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
-    """The (height, width) mask of a COCO compressed RLE; ValueError where it does not have that many pixels."""
+    """The (height, width) mask of a COCO compressed RLE; ValueError where it has not that many pixels."""
     lengths = _checked(counts, height, width)
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(width, height).T
@@ -80,18 +82,18 @@ def from_many_runs(lengths: Runs, bounds: Runs) -> list[bytes]:
         place += 1
     cuts = np.concatenate([[0], ends])[bounds].tolist()
     data = text.tobytes()
-    return [data[begin:end] for begin, end in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [data[begin:end] for begin, end in pairwise(cuts)]
 
 
 def embed(counts: bytes, x: int, y: int, height: int, width: int, full_height: int, full_width: int) -> bytes:
     """A crop's RLE as that of the full frame, found from the runs alone.
 
-    The crop of `height` x `width` has its top left at (`x`, `y`) of the frame. ValueError where it is not inside,
-    or where the RLE does not have the crop's number of pixels.
+    The crop of `height` x `width` pixels has its top left at (`x`, `y`) of the frame. ValueError where it is not
+    inside, or where the RLE has not the crop's number of pixels.
     """
     if x < 0 or y < 0 or x + width > full_width or y + height > full_height:
         raise ValueError(
-            f"a crop of {height}x{width} at x={x}, y={y} does not lie in a frame of {full_height}x{full_width}"
+            f"a crop of {height}x{width} at x={x}, y={y} is not inside a frame of {full_height}x{full_width}"
         )
     edges = np.cumsum(_checked(counts, height, width))
     starts = edges[:-1:2]
@@ -108,7 +110,7 @@ def embed(counts: bytes, x: int, y: int, height: int, width: int, full_height: i
 
 
 def _runs_between(begin: Runs, end: Runs, total: int) -> Runs:
-    """Run lengths over `total` pixels of the sorted positive stretches [begin, end), joined where they touch."""
+    """Run lengths over `total` pixels of sorted positive stretches [begin, end), joined where they touch."""
     joined = begin[1:] == end[:-1]
     begin = begin[np.concatenate([[True], ~joined])] if len(begin) else begin
     end = end[np.concatenate([~joined, [True]])] if len(end) else end

@@ -1,9 +1,9 @@
 """The arithmetic of the reference's two bilinear resizes, reproduced to the last bit.
 
-The full-frame procedure runs `F.interpolate` twice. PyTorch's CPU kernels fuse multiplications with additions in an
-order of their own, and use another order for small outputs. A pixel whose value lies within one rounding of the
-threshold depends on it, so the same order is followed here, the fused operation standing as a float64 one: a product
-of two float32 is exact in float64.
+The full-frame procedure runs `F.interpolate` twice. PyTorch's CPU kernels fuse multiplications with
+additions in an order of their own, and in another order for small outputs. Whether a pixel is on can hang on
+one rounding, so the same order is followed here, with float64 for what is fused: a product of two float32 is
+exact in it.
 """
 
 from dataclasses import dataclass
@@ -15,68 +15,73 @@ from torch import Tensor
 STRIDE = 4
 """Pixels of the padded network input for one cell of the mask logits."""
 
+Corners = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Values at the top left, top right, bottom left and bottom right of squares."""
+
+_SMALL_OUTPUT = 128
+
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis of the resized image maps to the output's.
+    """How the resized image maps to the output along one axis.
 
-    `low` (target,) is the source index left of each output pixel, `near` and `far` (target,) the float32 weights of
-    that source pixel and the next, `first` (source + 1,) the first output pixel whose `low` is at least the index.
+    Output pixels [first[i], first[i + 1]) lie between the source's pixels i and i + 1 (past its last pixel, i is
+    the last), and are the sum of those with the weights `near` and `far`.
     """
 
     source: int
+    """Pixels of the resized image."""
     target: int
+    """Pixels of the output."""
     near: Tensor
+    """(target,) float32."""
     far: Tensor
+    """(target,) float32."""
     first: Tensor
-
-    @property
-    def identity(self) -> bool:
-        return self.source == self.target
+    """(source + 1,) int64."""
+    most: int
+    """Output pixels in the longest interval."""
+    usual: int
+    """The same without the first interval, to which the pixels before the source's first pixel are added."""
 
 
 def resize_axis(source: int, target: int, device: torch.device) -> Axis:
-    """Source indices and weights of `F.interpolate(mode="bilinear", align_corners=False)` along one axis."""
-    if source == target:
-        low = np.arange(target, dtype=np.int64)
-        far = np.zeros(target, dtype=np.float32)
-    else:
+    """The map of `F.interpolate(mode="bilinear", align_corners=False)` along one axis."""
+    low = np.arange(target, dtype=np.int64)
+    far = np.zeros(target, dtype=np.float32)
+    if source != target:
         scale = np.float32(source) / np.float32(target)
         centre = np.arange(target, dtype=np.float32) + np.float32(0.5)
-        # One fused multiply-subtract: exact in float64 up to the final rounding to float32.
+        # A fused multiply-subtract: float64 holds it exactly up to the one rounding to float32.
         position = (centre.astype(np.float64) * np.float64(scale) - 0.5).astype(np.float32)
         position = np.maximum(position, np.float32(0))
         low = np.minimum(position.astype(np.int64), source - 1)
         far = np.clip(position - low.astype(np.float32), 0, 1).astype(np.float32)
-    first = np.searchsorted(low, np.arange(source + 1), side="left")
-    near = np.float32(1) - far
-    return Axis(source, target, *(torch.from_numpy(part).to(device) for part in (near, far, first)))
+    first = np.searchsorted(low, np.arange(source + 1))
+    lengths = np.diff(first)
+    tables = (torch.from_numpy(table).to(device) for table in (np.float32(1) - far, far, first))
+    return Axis(source, target, *tables, most=int(lengths.max()), usual=int(lengths[1:].max(initial=0)))
 
 
-def joint_kernel(height: int, width: int) -> bool:
-    """Whether PyTorch resizes to this output size by its kernel for small outputs, which multiplies the weights of
-    the two axes first; else it works along one axis, then the other."""
-    return height + width <= 128
+def weights_first(height: int, width: int) -> bool:
+    """Whether PyTorch resizes to this output by its kernel for small ones.
 
-
-def _fused(value: Tensor, weight: Tensor, rest: Tensor) -> Tensor:
-    return torch.addcmul(rest.double(), value.double(), weight.double()).float()
+    That kernel multiplies the weights of the two axes; the other goes along one axis, then along the other.
+    """
+    return height + width <= _SMALL_OUTPUT
 
 
 def lerp(near: Tensor, near_weight: Tensor, far: Tensor, far_weight: Tensor) -> Tensor:
-    """`near * near_weight + far * far_weight` in float32, with the rounding of PyTorch's CPU kernels."""
+    """`near * near_weight + far * far_weight` in float32, rounded as PyTorch's CPU kernels round it."""
     return _fused(near, near_weight, far * far_weight)
 
 
 def bilinear(
-    corners: tuple[Tensor, Tensor, Tensor, Tensor],
-    rows: tuple[Tensor, Tensor],
-    cols: tuple[Tensor, Tensor],
-    joint: bool,
+    corners: Corners, rows: tuple[Tensor, Tensor], cols: tuple[Tensor, Tensor], joint: bool
 ) -> Tensor:
-    """Bilinear values between `corners` (top left, top right, bottom left, bottom right; broadcastable, float32).
+    """Bilinear float32 values between `corners`, all broadcastable.
 
-    `rows` and `cols` are the weights (near, far) along each axis; `joint` is `joint_kernel` of the whole output.
+    `rows` and `cols` are the weights (near, far) along each axis; `joint` is `weights_first` of the whole output.
     """
     top_left, top_right, bottom_left, bottom_right = corners
     if not joint:
@@ -87,17 +92,19 @@ def bilinear(
     return _fused(bottom_right, rows[1] * cols[1], value)
 
 
-def quarter_grid(corners: tuple[Tensor, Tensor, Tensor, Tensor], joint: bool) -> Tensor:
-    """The 5 x 5 stride-1 samples spanned by each square of four neighbouring cells, both ends included.
+def quarter_grid(corners: Corners, joint: bool) -> Tensor:
+    """The 5 x 5 samples a quarter of a cell apart in squares of neighbouring cells, both ends included.
 
-    Takes four (m,) tensors; returns (5, 5, m) float32, indexed by row, column, square. Samples on a side shared by
-    two squares come out equal, bit for bit, from both.
+    `corners` are (m,) each; returns (5, 5, m) float32: row, column, square. Samples on a side shared by two
+    squares come out equal, bit for bit, from both.
     """
-    device = corners[0].device
-    far = torch.arange(STRIDE + 1, dtype=torch.float32, device=device) / STRIDE
+    far = torch.arange(STRIDE + 1, dtype=torch.float32, device=corners[0].device) / STRIDE
     cols = ((1 - far).view(1, -1, 1), far.view(1, -1, 1))
     rows = ((1 - far[:-1]).view(-1, 1, 1), far[:-1].view(-1, 1, 1))
     body = bilinear(corners, rows, cols, joint)
-    # The last row is the first of the square below, where its two cells come first in the sum.
-    last = lerp(corners[2], cols[0], corners[3], cols[1])
-    return torch.cat([body, last])
+    # The last row is the first one of the square below, where these two cells come first in the sum.
+    return torch.cat([body, lerp(corners[2], cols[0], corners[3], cols[1])])
+
+
+def _fused(value: Tensor, weight: Tensor, rest: Tensor) -> Tensor:
+    return torch.addcmul(rest.double(), value.double(), weight.double()).float()
