@@ -69,7 +69,7 @@ def prepare(image: NDArray[np.uint8], config: InputConfig) -> Prepared:
     if (height, width) != size:
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         image = np.asarray(resized)
-    return Prepared(np.ascontiguousarray(image), size)
+    return Prepared(np.require(image, requirements=["C", "W"]), size)
 
 
 def to_batch(batch: Sequence[Prepared], config: InputConfig, device: torch.device) -> Tensor:

@@ -1,0 +1,1 @@
+"""What people run: job specs in YAML, and the `condinst` command."""

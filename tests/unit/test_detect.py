@@ -1,0 +1,80 @@
+"""Candidates and non-maximum suppression."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from condinst.config import DetectConfig
+from condinst.detect import box_iou, clip_boxes, detect, nms
+from condinst.head import HeadOutput, locations
+
+
+def brute_force(boxes: torch.Tensor, classes: torch.Tensor, iou: float) -> list[int]:
+    kept: list[int] = []
+    overlap = box_iou(boxes, boxes)
+    for i in range(len(boxes)):
+        if not any(classes[j] == classes[i] and overlap[i, j] > iou for j in kept):
+            kept.append(i)
+    return kept
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(0, 700),
+    iou=st.sampled_from([0.0, 0.3, 0.6, 1.0]),
+    limit=st.sampled_from([1, 7, 10_000]),
+)
+@settings(max_examples=40, deadline=None)
+def test_nms_is_the_greedy_rule(seed: int, count: int, iou: float, limit: int) -> None:
+    random = np.random.default_rng(seed)
+    corner = random.uniform(0, 60, (count, 2))
+    boxes = torch.from_numpy(np.concatenate([corner, corner + random.uniform(0, 30, (count, 2))], 1)).float()
+    classes = torch.from_numpy(random.integers(0, 3, count))
+    assert nms(boxes, classes, iou, limit).tolist() == brute_force(boxes, classes, iou)[:limit]
+
+
+def head_output(logits: dict[tuple[int, int, int], float], classes: int = 2) -> HeadOutput:
+    """A head over 64x64 pixels that is sure of nothing but the given (level, index, class): logit."""
+    out = HeadOutput([], [], [], [])
+    for level in range(5):
+        edge = max(1, 64 // (8 * 2**level))
+        maps = torch.full((1, classes, edge, edge), -20.0)
+        for (lv, index, c), value in logits.items():
+            if lv == level:
+                maps[0, c, index // edge, index % edge] = value
+        out.logits.append(maps)
+        out.distances.append(torch.ones(1, 4, edge, edge))
+        out.quality.append(torch.full((1, 1, edge, edge), 20.0))
+        out.tower.append(torch.zeros(1, 8, edge, edge))
+    return out
+
+
+def test_equal_scores_are_ordered_by_level_location_class() -> None:
+    places = [(1, 5, 1), (0, 60, 0), (0, 3, 1), (0, 3, 0), (1, 5, 0)]
+    found = detect(head_output(dict.fromkeys(places, 1.0)), 0, (64, 64), DetectConfig())
+    order = list(zip(found.level.tolist(), found.index.tolist(), found.classes.tolist(), strict=True))
+    assert order == sorted(places)
+
+
+def test_boxes_come_from_locations_and_strides() -> None:
+    found = detect(head_output({(1, 5, 0): 3.0}), 0, (64, 64), DetectConfig())
+    assert found.positions.tolist() == [[24.0, 24.0]]
+    assert found.boxes.tolist() == [[8.0, 8.0, 40.0, 40.0]]
+    assert torch.equal(locations(4, 4, 16)[5], found.positions[0])
+
+
+def test_limits_are_settings() -> None:
+    output = head_output({(0, n, 0): float(n) / 10 for n in range(64)})
+    config = DetectConfig(nms_iou=1.0, pre_nms_top_k=40, max_instances=150)
+    assert len(detect(output, 0, (64, 64), config)) == 40
+    top = detect(output, 0, (64, 64), config.model_copy(update={"max_instances": 5}))
+    assert top.index.tolist() == [63, 62, 61, 60, 59]
+    assert len(detect(output, 0, (64, 64), DetectConfig(score_threshold=1.0))) == 0
+
+
+def test_clip_boxes() -> None:
+    boxes = torch.tensor([[-5.0, -1, 70, 20], [10, 10, 20, 99]])
+    assert clip_boxes(boxes, (30, 60)).tolist() == [[0, 0, 60, 20], [10, 10, 20, 30]]
