@@ -1,0 +1,64 @@
+"""The bytes of a job's inputs, wherever they lie."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from pipeline.keys import locate
+from pipeline.objects import Denied, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
+from pipeline.records import ImageRef, InputRejected, Status
+from pipeline.sources import InputSource
+from pipeline.storage import Store
+
+
+class Inputs:
+    """Fetches the images of a plan through their sources' options; one client a bucket. Safe in threads."""
+
+    def __init__(self, sources: Sequence[InputSource]) -> None:
+        self._sources = tuple(sources)
+        self._stores: dict[tuple[str, StoreOptions | None], Store] = {}
+        self._lock = threading.Lock()
+
+    def fetch(self, ref: ImageRef, limit_bytes: int) -> tuple[bytes, str | None]:
+        """Read an image's file in one request; returns its bytes and its etag.
+
+        Raises InputRejected when this one file cannot be had: `unsupported` for a name that cannot be asked
+        for, `too_large` over `limit_bytes` (known before it is read), `missing` when it is gone, forbidden or
+        no longer the file that was planned, `failed` otherwise. Raises Unavailable when the store serves
+        nobody: that is no fault of the image, and its shard is to be tried again.
+        """
+        if ref.problem is not None:
+            raise InputRejected(Status.UNSUPPORTED, ref.problem)
+        if ref.bytes is not None:
+            _check_size(ref.bytes, limit_bytes)
+
+        def check(info: ObjectInfo) -> None:
+            if ref.etag is not None and info.etag is not None and info.etag != ref.etag:
+                raise InputRejected(
+                    Status.MISSING, f"changed since the plan (etag {ref.etag} -> {info.etag})"
+                )
+            _check_size(info.size, limit_bytes)
+
+        try:
+            store, key = self._find(ref)
+            data, info = store.get_with_info(key, check)
+        except Unavailable:
+            raise
+        except (NotFound, Denied) as error:
+            raise InputRejected(Status.MISSING, str(error)) from None
+        except StoreError as error:
+            raise InputRejected(Status.FAILED, str(error)) from None
+        return data, info.etag
+
+    def _find(self, ref: ImageRef) -> tuple[Store, str]:
+        place = locate(ref.uri, trim=False)
+        options = self._sources[ref.source].options
+        with self._lock:
+            store = self._stores.setdefault((place.root, options), Store.open(place.root, options))
+        return store, place.path
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise InputRejected(Status.TOO_LARGE, f"{size:,} bytes; the limit is {limit:,} (limits.bytes)")

@@ -1,0 +1,55 @@
+"""What storage speaks of: an object, how its store is reached, and the ways a request can end badly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """How a store is reached, where the environment does not say so. Holds no secret; travels to workers."""
+
+    endpoint: str | None = None
+    """URL of an S3-compatible service (or of a GCS or Azure emulator); plain http is allowed."""
+    region: str | None = None
+    profile: str | None = None
+    """Profile of `~/.aws/config` whose credentials are used instead of the environment's."""
+    anonymous: bool = False
+    """Requests are not signed: public buckets."""
+    requester_pays: bool = False
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object of a store."""
+
+    key: str
+    """Its name below the store's root: raw, '/' between folders."""
+    size: int
+    """Bytes."""
+    etag: str | None
+    """What changes when the object's bytes do, without quotes. On disk: time of change and size."""
+
+
+Check = Callable[[ObjectInfo], None]
+"""Looks at an object before its bytes are read, and raises to leave them unread."""
+
+
+class StoreError(Exception):
+    """A request that failed. The message names the place, the cause and a remedy, and holds no credential."""
+
+
+class NotFound(StoreError):
+    """No such object, or no such bucket."""
+
+
+class Denied(StoreError):
+    """The object exists or may exist; these credentials may not have it."""
+
+
+class Unavailable(StoreError):
+    """The store as a whole does not serve us now: unreachable, failing, or it refuses our credentials.
+
+    Says nothing about the one object that was asked for, so no input is ever written off because of it.
+    """

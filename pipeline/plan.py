@@ -1,0 +1,170 @@
+"""A frozen plan: which images a generation of a job has, cut into shards, and how a shard is read back."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from pipeline.entries import image_refs
+from pipeline.objects import NotFound
+from pipeline.records import ImageRef
+from pipeline.storage import Store
+
+PLANS = "plans/"
+
+
+class PlanError(Exception):
+    """A plan or a manifest file that is not what this version wrote. The message says which."""
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """One Parquet file of a manifest. Each of its row groups is a shard."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    path: str
+    """Key in the output."""
+    rows: int
+    sha256: str
+    row_groups: int
+    size: int
+    """Bytes of the file."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One generation of a job's inputs. Never changes once its record is created."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    generation: int
+    id: str
+    """Random; names the folder of the manifest's files."""
+    files: tuple[PlanFile, ...]
+    images: int
+    shard_size: int
+    """Images a shard; the last shard may have fewer."""
+    shards: int
+    bytes: int
+    """Of the images whose size is known."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Objects and rows that are no inputs of the job, by reason."""
+    extra_schema: str = ""
+    """Arrow schema of the columns passed through from users' manifests: IPC bytes in base64."""
+    version: Literal[1] = 1
+
+    @property
+    def extra(self) -> pa.Schema:
+        """Schema of the columns passed through from users' manifests."""
+        if not self.extra_schema:
+            return pa.schema([])
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.extra_schema)))
+
+    def shard_ids(self) -> list[str]:
+        """Ids of the plan's shards, in order: `<generation>-<number>`."""
+        return [f"{self.generation:04d}-{number:06d}" for number in range(self.shards)]
+
+
+_PLAN = TypeAdapter(Plan)
+
+
+def plan_bytes(plan: Plan) -> bytes:
+    """Return a plan's record as `load_plan` reads it."""
+    return _PLAN.dump_json(plan, indent=1)
+
+
+def plan_key(generation: int) -> str:
+    """Return the key of a generation's record."""
+    return f"{PLANS}{generation:04d}.json"
+
+
+def load_plan(output: Store, generation: int) -> Plan:
+    """Read one generation's plan. Raises NotFound when there is none, PlanError when it is no such thing."""
+    key = plan_key(generation)
+    try:
+        plan: Plan = _PLAN.validate_json(output.get(key))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the record"
+        raise PlanError(
+            f"{output.join(key)} is no plan of this version ({where}: {first['msg']}); "
+            "use the version that wrote it, or another output"
+        ) from None
+    if plan.generation != generation or not _adds_up(plan):
+        raise PlanError(
+            f"{output.join(key)} contradicts itself: it was changed after it was written; restore it"
+        )
+    return plan
+
+
+def load_plans(output: Store) -> list[Plan]:
+    """Read all plans of an output, first generation first; none where no job was planned yet."""
+    plans: list[Plan] = []
+    found = sum(info.key.endswith(".json") for info in output.list(PLANS))
+    for generation in range(found):
+        try:
+            plans.append(load_plan(output, generation))
+        except NotFound:
+            raise PlanError(
+                f"{output.join(PLANS)} holds {found} plans but {plan_key(generation)} is gone; restore it"
+            ) from None
+    return plans
+
+
+def read_shard(output: Store, plan: Plan, number: int) -> list[ImageRef]:
+    """Read the images of one shard: its row group alone, and the file's footer once in a process.
+
+    Raises PlanError when the manifest is not the one that was planned, IndexError for a shard the plan lacks.
+    """
+    file, group = _place(plan, number)
+    try:
+        footer = _footer(output, file)
+        source = pa.PythonFile(output.reader(file.path, file.size), mode="r")
+        table = pq.ParquetFile(
+            source, metadata=footer, pre_buffer=True, page_checksum_verification=True
+        ).read_row_group(group, use_threads=False)
+    except (pa.ArrowException, OSError, NotFound) as error:
+        raise _broken(output, file, str(error).partition("\n")[0]) from None
+    expected = min(plan.shard_size, plan.images - number * plan.shard_size)
+    if table.num_rows != expected:
+        raise _broken(output, file, f"row group {group} has {table.num_rows} rows, not {expected}")
+    return image_refs(table)
+
+
+def _place(plan: Plan, number: int) -> tuple[PlanFile, int]:
+    group = number
+    for file in plan.files:
+        if 0 <= group < file.row_groups:
+            return file, group
+        group -= file.row_groups
+    raise IndexError(f"plan {plan.generation} has {plan.shards} shards; there is no shard {number}")
+
+
+@lru_cache(maxsize=32)
+def _footer(output: Store, file: PlanFile) -> pq.FileMetaData:
+    footer = pq.read_metadata(pa.PythonFile(output.reader(file.path, file.size), mode="r"))
+    if (footer.num_rows, footer.num_row_groups) != (file.rows, file.row_groups):
+        raise _broken(output, file, f"it has {footer.num_rows} rows in {footer.num_row_groups} row groups")
+    return footer
+
+
+def _broken(output: Store, file: PlanFile, cause: str) -> PlanError:
+    return PlanError(
+        f"{output.join(file.path)} is not the manifest that was planned ({cause}); "
+        "restore it, or name another output and plan anew"
+    )
+
+
+def _adds_up(plan: Plan) -> bool:
+    return (
+        plan.images == sum(file.rows for file in plan.files)
+        and plan.shards == sum(file.row_groups for file in plan.files)
+        and plan.shard_size > 0
+        and plan.shards == -(-plan.images // plan.shard_size)
+    )
