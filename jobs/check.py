@@ -1,0 +1,160 @@
+"""From a document to a spec: every problem at once, each with its place and in the user's words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from jobs.errors import Problem, SpecError
+from jobs.overrides import override
+from jobs.spec import SegmentSpec
+from jobs.yaml_source import Document, Path, describe, dotted, parse
+
+Schema = Mapping[str, Any]
+
+
+def load(path: FilePath, overrides: Sequence[str] = ()) -> SegmentSpec:
+    """Read a spec file, apply `key.path=value` overrides, and check the whole.
+
+    Raises SpecError with every problem found, for whatever the file holds.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SpecError([Problem(str(path), "", f"cannot be read: {reason}")]) from None
+    except UnicodeDecodeError as error:
+        raise SpecError([Problem(str(path), "", f"not UTF-8 text (byte {error.start})")]) from None
+    return load_text(text, str(path), overrides)
+
+
+def load_text(text: str, source: str, overrides: Sequence[str] = ()) -> SegmentSpec:
+    """Check a spec given as text; `source` is how errors name it. Raises SpecError."""
+    document = parse(text, source)
+    for argument in overrides:
+        override(document, argument)
+    try:
+        return SegmentSpec.model_validate(document.value)
+    except ValidationError as error:
+        schema = SegmentSpec.model_json_schema()
+        problems = [_problem(details, document, schema) for details in error.errors(include_url=False)]
+        raise SpecError(sorted(set(problems), key=_reading_order)) from None
+
+
+def expected(schema: Schema, top: Schema) -> str:
+    """What a value must be, in words: `a number from 0 to 1`."""
+    schema = _deref(schema, top)
+    if "anyOf" in schema:
+        return " or ".join(
+            expected(choice, top) for choice in schema["anyOf"] if choice.get("type") != "null"
+        )
+    if "const" in schema or "enum" in schema:
+        choices = [str(choice) for choice in schema.get("enum", [schema.get("const")])]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    match schema.get("type"):
+        case "integer" | "number":
+            return _number(schema)
+        case "boolean":
+            return "true or false"
+        case "array":
+            return f"a list, each {expected(schema['items'], top)}"
+        case "object":
+            return f"a mapping with {', '.join(schema['properties'])}"
+    return "text"
+
+
+def _number(schema: Schema) -> str:
+    noun = "a whole number" if schema["type"] == "integer" else "a number"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"{noun} from {low:,} to {high:,}"
+    return f"{noun}, at least {low:,}" if low is not None else noun
+
+
+def _problem(details: ErrorDetails, document: Document, schema: Schema) -> Problem:
+    path = _written_path(details["loc"], document)
+    match details["type"]:
+        case "extra_forbidden":
+            return Problem(str(document.key_place(path)), dotted(path), _unknown_key(path, schema))
+        case "missing":
+            wanted = expected(_at(schema, path) or {}, schema)
+            return Problem(str(document.place(path)), dotted(path), f"missing; expected {wanted}")
+        case "value_error":
+            return Problem(str(document.place(path)), dotted(path), str(details["ctx"]["error"]))
+    given = describe(details["input"])
+    wanted = expected(_at(schema, path) or {}, schema)
+    return Problem(str(document.place(path)), dotted(path), f"{given} was given; expected {wanted}")
+
+
+def _written_path(location: Sequence[str | int], document: Document) -> Path:
+    """pydantic's location without the list that we put around a single item."""
+    path: list[str | int] = []
+    here: object = document.value
+    for part in location:
+        if isinstance(part, int) and not isinstance(here, list):
+            continue
+        path.append(part)
+        if isinstance(here, dict):
+            here = here.get(str(part))
+        elif isinstance(here, list) and isinstance(part, int):
+            here = here[part]
+    return tuple(path)
+
+
+def _unknown_key(path: Path, schema: Schema) -> str:
+    key, above = str(path[-1]), path[:-1]
+    siblings = list((_at(schema, above) or {}).get("properties", ()))
+    close = difflib.get_close_matches(key.lower(), siblings, n=1)
+    close += [known for known in siblings if len(key) > 2 and known.startswith(key)]
+    if close:
+        return f"unknown key; did you mean {close[0]}?"
+    elsewhere = [known for known in _known_keys(schema) if known.rsplit(".", 1)[-1] == key]
+    if elsewhere:
+        return f"unknown key here; did you mean {elsewhere[0]}?"
+    return f"unknown key; expected one of {', '.join(siblings)}"
+
+
+def _known_keys(schema: Schema, node: Schema | None = None, above: str = "") -> Iterator[str]:
+    node = _object(node or schema, schema)
+    for key, below in node.get("properties", {}).items():
+        yield above + key
+        yield from _known_keys(schema, below, f"{above}{key}.")
+
+
+def _at(schema: Schema, path: Path) -> Schema | None:
+    """The schema of what stands at `path`; None where nothing may."""
+    node: Schema = schema
+    for part in path:
+        if isinstance(part, int):
+            node = next((choice for choice in _choices(node, schema) if choice.get("type") == "array"), {})
+            node = node.get("items", {})
+        else:
+            node = _object(node, schema).get("properties", {}).get(part)
+        if not node:
+            return None
+    return _object(node, schema) if any(c.get("type") == "object" for c in _choices(node, schema)) else node
+
+
+def _choices(node: Schema, schema: Schema) -> list[Schema]:
+    node = _deref(node, schema)
+    return [_deref(choice, schema) for choice in node.get("anyOf", [node])]
+
+
+def _object(node: Schema, schema: Schema) -> Schema:
+    return next((choice for choice in _choices(node, schema) if choice.get("type") == "object"), {})
+
+
+def _deref(node: Schema, schema: Schema) -> Schema:
+    reference = node.get("$ref")
+    found: Schema = schema["$defs"][reference.rsplit("/", 1)[-1]] if reference else node
+    return found
+
+
+def _reading_order(problem: Problem) -> tuple[str, list[int], str]:
+    source, *numbers = problem.place.rsplit(":", 2)
+    return source, [int(number) for number in numbers if number.isdecimal()], problem.key

@@ -1,0 +1,269 @@
+"""The `condinst` command. What a command needs is imported when it runs, so that help comes at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain
+
+if TYPE_CHECKING:
+    from jobs.spec import SegmentSpec
+
+HELP = """
+Segment images by the million: a YAML job in, tables of instances and masks out.
+
+In this order:
+
+[bold cyan]condinst demo[/]  a whole job on generated fields, in a minute
+
+[bold cyan]condinst predict photo.jpg[/]  one image: an overlay, its instances
+
+[bold cyan]condinst try job.yaml[/]  a job's first look: 20 images, nothing kept
+
+[bold cyan]condinst run job.yaml[/]  the job; the same again continues it
+
+Specs to start from are in examples/, their reference in docs/spec.md.
+"""
+EPILOG = "Exit codes:\n\n" + "\n\n".join(
+    f"{code.value:>3}  {meaning}" for code, meaning in EXIT_CODES.items()
+)
+
+app = typer.Typer(
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        help="Change one setting of the spec, for example [cyan]--set workers.count=4[/]; may be repeated.",
+        show_default=False,
+    ),
+]
+Endpoint = Annotated[str | None, typer.Option(help="Address of an S3-compatible server.", show_default=False)]
+Region = Annotated[str | None, typer.Option(help="Region of the bucket.", show_default=False)]
+Profile = Annotated[str | None, typer.Option(help="Profile in ~/.aws/config.", show_default=False)]
+Anonymous = Annotated[bool, typer.Option("--anonymous", help="Read a public bucket without credentials.")]
+
+
+def main() -> None:
+    """Run the command; tell an error that the user can put right in words, any other with its traceback."""
+    try:
+        app()
+    except SystemExit as end:
+        # While Ray starts, its own handler of SIGTERM ends the process with the signal's bare number.
+        sys.exit(ExitCode.TERMINATED if end.code == signal.SIGTERM else end.code)
+    except Exception as error:
+        told = explain(error)
+        if told is None:
+            raise
+        code, message = told
+        print(message if isinstance(error, SpecError) else f"condinst: {message}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"condinst {version('condinst')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _load(spec: Path, overrides: list[str]) -> SegmentSpec:
+    """Check the spec before anything heavy is imported, so that a typo is told at once."""
+    from jobs.check import load
+
+    return load(spec, overrides)
+
+
+@app.command()
+def predict(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
+    ],
+    weights: Annotated[str, typer.Option(help="demo, a safetensors file, or its URI.")] = "demo",
+    output: Annotated[Path, typer.Option(help="Folder for the overlays.")] = Path("predictions"),
+    score_threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Lowest score shown. Default: the weights' own.")
+    ] = None,
+    max_instances: Annotated[
+        int | None, typer.Option(min=1, help="Most instances of an image. Default: the weights' own.")
+    ] = None,
+) -> None:
+    """Segment a few images: overlays, and a table of the instances.
+
+    Example:
+
+    [cyan]condinst predict field.jpg --score-threshold 0.4[/]
+    """
+    from jobs.predict import predict_files
+
+    predict_files(images, weights, output, score_threshold, max_instances)
+
+
+@app.command()
+def run(
+    spec: SpecFile,
+    overrides: Overrides = [],  # noqa: B006
+    local: Annotated[
+        bool, typer.Option("--local", help="In this process, without Ray: for debugging.")
+    ] = False,
+) -> None:
+    """Run a job, or continue it; what is committed is not done again.
+
+    Examples:
+
+    [cyan]condinst run examples/mushrooms.yaml[/]
+
+    [cyan]condinst run job.yaml --set workers.count=8 --set output.uri=s3://masks/test[/]
+    """
+    checked = _load(spec, overrides)
+    from jobs.segment import run_job
+
+    run_job(checked, local=local)
+
+
+@app.command("try")
+def try_(
+    spec: SpecFile,
+    overrides: Overrides = [],  # noqa: B006
+    images: Annotated[int, typer.Option(min=1, max=1000, help="How many images.")] = 20,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the overlays. Default: try/<name>.", show_default=False)
+    ] = None,
+) -> None:
+    """Look before you run: a sample of the input, drawn; no tables.
+
+    The sample is spread evenly over the input and is the same each time. The job's output is not touched.
+
+    Example:
+
+    [cyan]condinst try job.yaml --images 50 --set model.score_threshold=0.5[/]
+    """
+    checked = _load(spec, overrides)
+    from jobs.try_job import try_job
+
+    try_job(checked, images, output or Path("try") / checked.name)
+
+
+@app.command()
+def plan(spec: SpecFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Say what a run would do; changes nothing.
+
+    Counts images, bytes and shards, what would be skipped, and what is done already.
+
+    Example:
+
+    [cyan]condinst plan job.yaml[/]
+    """
+    checked = _load(spec, overrides)
+    from jobs.preview import preview
+
+    preview(checked)
+
+
+@app.command()
+def status(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A job's output, or its spec file.")],
+    endpoint: Endpoint = None,
+    region: Region = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """How far a job is.
+
+    Shards done, images by status so far, instances, and what each worker last said.
+
+    Examples:
+
+    [cyan]condinst status s3://masks/mushrooms[/]
+
+    [cyan]condinst status job.yaml[/]
+    """
+    from jobs.status import show_status
+    from pipeline.storage import StoreOptions
+
+    show_status(output, StoreOptions(endpoint, region, profile, anonymous))
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Option(help="Which kind of job.")] = "segment",
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As the reference page, docs/spec.md.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of a spec, for editors.
+
+    Example:
+
+    [cyan]condinst schema > segment.schema.json[/]
+    """
+    from jobs.reference import json_schema, reference_page
+
+    print(reference_page() if markdown else json_schema(kind), end="")
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for everything it makes.", show_default=False)
+    ] = None,
+) -> None:
+    """Generate fields, segment them, measure the result.
+
+    Example:
+
+    [cyan]condinst demo --output /tmp/demo[/]
+    """
+    from jobs.demo import main as run_demo
+
+    raise typer.Exit(run_demo(output))
+
+
+@app.command("demo-model")
+def demo_model(
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The weights file to write. Default: the one in the package.", show_default=False),
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes to generate.")] = 900,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4200,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+) -> None:
+    """Train the weights that ship, on generated fields.
+
+    Example:
+
+    [cyan]condinst demo-model --output demo.safetensors --steps 200[/]
+    """
+    from condinst.weights import demo_path
+    from jobs.demo_model import main as train
+
+    raise typer.Exit(train(output or demo_path(), scenes=scenes, steps=steps, seed=seed))
+
+
+if __name__ == "__main__":
+    main()

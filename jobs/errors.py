@@ -1,0 +1,100 @@
+"""Errors a person can meet, each with the exit code the command ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How `condinst` ends; documented in `condinst --help` and `docs/spec.md`."""
+
+    DONE = 0
+    BUG = 1
+    BAD_SPEC = 2
+    STORE = 3
+    INCOMPLETE = 4
+    REFUSED = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+EXIT_CODES: dict[ExitCode, str] = {
+    ExitCode.DONE: "every input is accounted for, whatever its status",
+    ExitCode.BUG: "something unexpected: a bug, with a traceback worth reporting",
+    ExitCode.BAD_SPEC: "a bad spec or bad arguments; nothing was started",
+    ExitCode.STORE: "a store that cannot be reached, or denies access",
+    ExitCode.INCOMPLETE: "the run ended with shards missing; run it again to do the rest",
+    ExitCode.REFUSED: "refused: the output belongs to other settings, or the cluster is too small",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C; what is committed stays, run it again to go on",
+    ExitCode.TERMINATED: "ended by SIGTERM; the same",
+}
+
+
+class JobError(Exception):
+    """Something the user can put right: what was wrong, where, and what to do."""
+
+    code = ExitCode.BAD_SPEC
+
+
+class Incomplete(JobError):
+    """The run ended, but not every input has its row."""
+
+    code = ExitCode.INCOMPLETE
+
+
+class Refused(JobError):
+    """The job would harm an output, or cannot run where it was asked to."""
+
+    code = ExitCode.REFUSED
+
+
+class Interrupted(JobError):
+    """A signal ended the run in good order."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.INTERRUPTED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a spec: its place (`spec.yaml:7:3`, `--set workers.count`), key and message."""
+
+    place: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        key = "" if self.place.endswith(f" {self.key}") else self.key
+        return ": ".join(part for part in (self.place, key, self.message) if part)
+
+
+class SpecError(JobError):
+    """A spec that does not hold; carries all its problems, one a line."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def explain(error: Exception) -> tuple[ExitCode, str] | None:
+    """Exit code and message of an error that the user can put right; None for a bug."""
+    if isinstance(error, JobError):
+        return error.code, str(error)
+    # Imported here, where something has failed already: the help needs none of them.
+    from condinst.weights import WeightsError
+    from pipeline.engine import ClusterTooSmall, NothingWorks
+    from pipeline.ledger import FingerprintMismatch, LedgerError
+    from pipeline.manifest import InputError, PlanError
+    from pipeline.storage import StoreError
+    from pipeline.weights import ModelChanged
+
+    codes: dict[tuple[type[Exception], ...], ExitCode] = {
+        (StoreError,): ExitCode.STORE,
+        (NothingWorks,): ExitCode.INCOMPLETE,
+        (WeightsError, InputError): ExitCode.BAD_SPEC,
+        (ClusterTooSmall, FingerprintMismatch, LedgerError, ModelChanged, PlanError): ExitCode.REFUSED,
+    }
+    return next(((code, str(error)) for kinds, code in codes.items() if isinstance(error, kinds)), None)

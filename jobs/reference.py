@@ -1,0 +1,110 @@
+"""The spec's reference, made from its models: JSON Schema for editors, a page for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jobs.check import expected
+from jobs.errors import EXIT_CODES, JobError
+from jobs.spec import SegmentSpec
+
+EXAMPLE = """\
+kind: segment
+name: mushrooms
+input:  {uri: s3://farm-photos/mushrooms/, include: ["*.jpg"]}
+model:  {weights: demo, score_threshold: 0.3, max_instances: 300}
+output: {uri: s3://farm-masks/mushrooms}
+shards: {images: 64}
+workers: {count: 2, gpus: 0, cpus: 1}
+precision: float32
+"""
+
+INTRODUCTION = f"""\
+# The job spec
+
+This page is made by `condinst schema --markdown` from the models in `jobs/spec.py`; change it there.
+
+A job is one YAML file:
+
+```yaml
+{EXAMPLE}```
+
+`condinst run job.yaml` runs it. `condinst schema > segment.schema.json` writes its JSON Schema; with the line
+`# yaml-language-server: $schema=segment.schema.json` at the top of a spec, editors complete and check it.
+
+- Unknown keys, wrong types and impossible values are errors, told all at once, each with its line and column.
+- Scalars follow YAML 1.2: `true` and `false` are the only booleans, `no` is text, `1e-3` is a number.
+- One document, no duplicate keys, no tags. Anchors and aliases work.
+- `--set key.path=value` changes a value from the command line, read as YAML: `--set workers.count=8`,
+  `--set 'input.include=["*.png"]'`; a number steps into a list: `--set input.0.uri=photos`.
+- Relative folders start at the current folder, where the command is run.
+- No secrets: credentials come from the environment, a profile or the machine's role.
+"""
+
+OPERATION = """\
+## What decides the rows
+
+One output holds the rows of one kind of settings. The weights file, `model.*`, `precision`, `limits.*`,
+`batch.images`, whether there is a GPU, and, without one, `workers.cpus` (a worker's threads) change rows,
+if only by rounding: a rerun with others is refused and says what differs. `workers.count` may change between
+runs.
+The input is listed once, when the job first runs, and cut into shards then: later runs keep to that list.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+"""
+
+
+def json_schema(kind: str) -> str:
+    """JSON Schema of a kind of spec, as text. Raises JobError for a kind that does not exist."""
+    if kind != "segment":
+        raise JobError(f"there is no kind of job named {kind!r}; the kinds are: segment")
+    schema = SegmentSpec.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def reference_page() -> str:
+    """The reference as Markdown: `docs/spec.md`."""
+    schema = SegmentSpec.model_json_schema()
+    codes = "".join(f"| {code.value} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
+    sections = "\n".join(_sections(schema))
+    return f"{INTRODUCTION}\n{sections}\n{OPERATION}{codes}"
+
+
+def _sections(schema: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Top level\n"
+    yield from _table(schema, schema)
+    for key, field in schema["properties"].items():
+        section = _section_of(field, schema)
+        if section:
+            yield f"## {key}\n\n{section['description']}\n"
+            yield from _table(section, schema)
+
+
+def _table(section: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
+    yield "| key | value | default | |\n|---|---|---|---|"
+    for key, field in section["properties"].items():
+        nested = _section_of(field, schema)
+        value = f"see [{key}](#{key})" if nested else expected(field, schema)
+        yield f"| `{key}` | {value} | {_default(key, field, section)} | {field['description']} |"
+    yield ""
+
+
+def _section_of(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    for choice in [field, *field.get("anyOf", [])]:
+        if "$ref" in choice:
+            section: Mapping[str, Any] = schema["$defs"][choice["$ref"].rsplit("/", 1)[-1]]
+            return section
+    return None
+
+
+def _default(key: str, field: Mapping[str, Any], section: Mapping[str, Any]) -> str:
+    if key in section.get("required", ()):
+        return "**required**"
+    default = field.get("default")
+    return "" if default in (None, []) or isinstance(default, dict) else f"`{json.dumps(default)}`"

@@ -1,0 +1,260 @@
+"""What a job's YAML may say: one typed model a section, unknown keys refused.
+
+The descriptions are the reference: `condinst schema` hands them to editors, `docs/spec.md` is made from them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+SCHEMES = ("s3", "gs", "az", "file")
+
+
+class Section(BaseModel):
+    """Common ground of every section: unknown keys are errors, `"8"` is not 8, nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _check_uri(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    if not uri.strip() or any(ord(character) < 32 for character in uri):
+        raise ValueError("expected a folder, or a URI such as s3://bucket/folder")
+    if separator and scheme not in SCHEMES:
+        raise ValueError(
+            f"{scheme}:// cannot be read; use a folder or {', '.join(f'{name}://' for name in SCHEMES)} "
+            "(a server that speaks S3: s3://bucket/... with endpoint)"
+        )
+    if separator and scheme != "file":
+        _check_bucket(scheme, rest.split("/")[0])
+    return uri
+
+
+def _check_bucket(scheme: str, bucket: str) -> None:
+    if not bucket:
+        raise ValueError(f"names no bucket; expected {scheme}://bucket/folder")
+    if "@" in bucket:
+        raise ValueError(
+            "holds credentials; keep them out of the spec: the environment, a profile or the machine's role"
+        )
+
+
+def _check_endpoint(endpoint: str) -> str:
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(
+            "expected the server's address, such as https://s3.example.com or http://10.0.0.5:9000"
+        )
+    if "@" in parts.netloc:
+        raise ValueError("holds credentials; keep them out of the spec: the environment or a profile")
+    return endpoint
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        raise ValueError("expected 1 to 63 letters, digits, dots, dashes or underscores")
+    return name
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str | dict) else value
+
+
+def _one_or_list(schema: dict[str, Any]) -> None:
+    """Tells editors that one item may stand without its list."""
+    items, kind = schema.pop("items"), schema.pop("type")
+    schema["anyOf"] = [items, {"type": kind, "items": items}]
+
+
+Uri = Annotated[str, AfterValidator(_check_uri)]
+Name = Annotated[str, AfterValidator(_check_name)]
+Texts = Annotated[
+    tuple[str, ...], BeforeValidator(_listed), Field(strict=False, json_schema_extra=_one_or_list)
+]
+
+
+class StoreSection(Section):
+    """Where something lies, and how its store is reached."""
+
+    uri: Uri = Field(
+        description="A folder, or `s3://`, `gs://`, `az://` with bucket and prefix. Relative folders start "
+        "at the current folder, where the command is run, not at the spec."
+    )
+    endpoint: Annotated[str, AfterValidator(_check_endpoint)] | None = Field(
+        default=None,
+        description="Address of an S3-compatible server. Default: `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, "
+        "or AWS itself.",
+    )
+    region: str | None = Field(default=None, description="Region of the bucket. Default: the environment's.")
+    profile: str | None = Field(
+        default=None,
+        description="Name of a profile in `~/.aws/config` that holds the credentials. Default: the "
+        "environment's.",
+    )
+    anonymous: bool = Field(default=False, description="Read a public bucket without credentials.")
+    requester_pays: bool = Field(default=False, description="Accept that your account is billed for reading.")
+
+
+class InputSection(StoreSection):
+    """Images to segment: everything below a folder or prefix, or what a manifest lists."""
+
+    include: Texts = Field(
+        default=(),
+        description="Globs of the images to take, for example `*.jpg`. A pattern without `/` matches the "
+        "name in any folder; with `/`, the path below the root, where `**` crosses folders. "
+        "Default: everything.",
+    )
+    exclude: Texts = Field(default=(), description="Globs of what to leave out, after `include`.")
+    manifest: bool | None = Field(
+        default=None,
+        description="Whether `uri` names a Parquet or CSV table of images instead of a folder. Default: "
+        "whether it ends in `.parquet` or `.csv`. Relative URIs in it start at its own folder.",
+    )
+    uri_column: str = Field(
+        default="uri", min_length=1, description="Column of the manifest that holds each image's URI."
+    )
+    id_column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Column of the manifest that names each image. Default: the path of its URI.",
+    )
+    columns: Texts = Field(
+        default=(), description="Columns of the manifest to carry into the `images` table."
+    )
+    name: Name | None = Field(
+        default=None,
+        description="Put before each image's id (`name/path`); needed where two inputs hold images of the "
+        "same path.",
+    )
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether `uri` is a table that lists the images."""
+        return self.uri.endswith((".parquet", ".csv")) if self.manifest is None else self.manifest
+
+    @model_validator(mode="after")
+    def _manifest_settings(self) -> Self:
+        if self.is_manifest:
+            return self
+        given = [key for key in ("columns", "id_column") if getattr(self, key)]
+        if given:
+            raise ValueError(
+                f"{' and '.join(given)} belong to a manifest, but {self.uri} is read as a folder"
+            )
+        return self
+
+
+class ModelSection(Section):
+    """The weights, and how their detections are chosen. What is left out is as the weights were made."""
+
+    weights: str = Field(
+        default="demo",
+        min_length=1,
+        description="`demo` (comes with the project), a safetensors file, or its URI.",
+    )
+    score_threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Instances that score lower are left out."
+    )
+    max_instances: int | None = Field(
+        default=None, ge=1, le=10_000, description="Most instances kept in one image; the best by score."
+    )
+    nms_iou: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Of two boxes of a class that overlap by more than this IoU, the better stays.",
+    )
+    pre_nms_top_k: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Most candidates of each pyramid level that enter non-maximum suppression.",
+    )
+
+    def detect_overrides(self) -> dict[str, float | int]:
+        """The detection settings that the spec states."""
+        stated: dict[str, float | int] = self.model_dump(exclude={"weights"}, exclude_none=True)
+        return stated
+
+
+class OutputSection(StoreSection):
+    """Where the tables go. An output belongs to one job: a rerun continues it, other settings are refused."""
+
+
+class ShardsSection(Section):
+    """The unit of work: what is scheduled, retried, committed and resumed as one."""
+
+    images: int = Field(
+        default=1000, ge=1, le=100_000, description="Images in a shard; frozen when the job first runs."
+    )
+
+
+class WorkersSection(Section):
+    """Who does the work: as many processes as `count`, each holding the model once."""
+
+    count: int = Field(default=1, ge=1, le=10_000, description="Workers.")
+    gpus: float = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="GPUs of each worker; 0 for the processor, 0.5 for two workers on one GPU.",
+    )
+    cpus: int = Field(
+        default=1, ge=1, le=256, description="Processor cores of each worker; also its threads."
+    )
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError("gpus above 1 must be whole")
+        return self
+
+
+class BatchSection(Section):
+    """How many images go through the model at once."""
+
+    images: int = Field(
+        default=8, ge=1, le=1024, description="Images of one padded shape in a batch, at most."
+    )
+
+
+class LimitsSection(Section):
+    """What an input may be; a larger one ends `too_large`, and the rest goes on."""
+
+    pixels: int = Field(
+        default=200_000_000, ge=1, description="Most pixels; checked from the header before decoding."
+    )
+    bytes: int = Field(default=1_000_000_000, ge=1, description="Largest file; checked before it is fetched.")
+
+
+Inputs = Annotated[
+    tuple[InputSection, ...],
+    BeforeValidator(_listed),
+    Field(strict=False, min_length=1, json_schema_extra=_one_or_list),
+]
+
+
+class SegmentSpec(Section):
+    """A segment job: images in, tables of instances and their masks out."""
+
+    kind: Literal["segment"] = Field(description="What the job does.")
+    name: Name = Field(description="The job's name: letters, digits, dots, dashes, underscores.")
+    input: Inputs = Field(description="The images: one input, or a list of them.")
+    model: ModelSection = Field(default=ModelSection(), description="The model.")
+    output: OutputSection = Field(description="Where the tables go.")
+    shards: ShardsSection = Field(default=ShardsSection(), description="How the input is cut.")
+    workers: WorkersSection = Field(default=WorkersSection(), description="Who does the work.")
+    batch: BatchSection = Field(default=BatchSection(), description="How images are grouped for the model.")
+    limits: LimitsSection = Field(default=LimitsSection(), description="What an input may be.")
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        default="float32",
+        description="Numbers the model computes in. `auto` is bfloat16 on GPU workers and float32 elsewhere, "
+        "decided when the job first runs.",
+    )
