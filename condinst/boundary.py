@@ -1,8 +1,8 @@
 """Where full-size masks change between off and on, found from their low-resolution logits.
 
 A bilinear value lies between the samples around it, so a mask can only change where neighbouring samples lie
-on both sides of the threshold. That is looked for on two grids: among squares of four neighbouring cells of the
-logits, then, inside the mixed ones, among squares of four neighbouring pixels of the resized image. (Both
+on both sides of the threshold. That is looked for on two grids: among squares of four neighbouring cells of
+the logits, then, inside the mixed ones, among squares of four neighbouring pixels of the resized image. (Both
 resizes of the reference draw an output pixel from one square of either grid.) Output pixels are evaluated in
 mixed squares alone.
 
@@ -19,9 +19,7 @@ from torch import Tensor
 from condinst.upsample import STRIDE, Axis, Corners, bilinear, quarter_grid, weights_first
 
 _MARGIN = 2e-6  # more than both resizes round by: a sample this near the threshold counts for both sides
-_VALUES = 1 << 20  # values evaluated together, which bounds the working memory
-_SIGMOID_BLOCK = 1 << 15  # values PyTorch does not yet spread over threads
-_VECTOR = 32  # float32 values that its widest vector loop takes at once
+_VECTOR = 32  # float32 values that PyTorch's widest vector loop takes at once
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,15 @@ class Cells:
     def __len__(self) -> int:
         return len(self.instance)
 
-    def __getitem__(self, index: Tensor | slice) -> "Cells":
+    def __getitem__(self, index: slice) -> "Cells":
         a, b, c, d = (corner[index] for corner in self.corners)
         return Cells(self.instance[index], self.row[index], self.col[index], (a, b, c, d))
+
+    def picked(self, chosen: Tensor) -> "Cells":
+        """Those where `chosen`, (m,) bool."""
+        at = chosen.nonzero().view(-1)
+        a, b, c, d = (_pick(corner, at) for corner in self.corners)
+        return Cells(_pick(self.instance, at), _pick(self.row, at), _pick(self.col, at), (a, b, c, d))
 
 
 def mixed_squares(logits: Tensor, frame: Frame) -> Squares:
@@ -78,25 +82,25 @@ def mixed_squares(logits: Tensor, frame: Frame) -> Squares:
 
     These have cells on both sides of the threshold; at the frame's top and bottom, any that is on.
     """
-    n, h4, w4 = logits.shape
+    h4, w4 = logits.shape[1:]
     low, high = (float(torch.tensor(level, dtype=torch.float64).logit()) for level in frame.levels)
     # Most rows hold nothing: one cheap pass finds those. A row with NaN is kept, and its NaN counts as off.
-    live = ~(logits.amax(dim=2) <= low)
-    bands = (
-        frame.rows.source - 3
-    ) // STRIDE + 2  # the first pixel row of band b, square row b - 1, is 4b - 2
-    edges = torch.arange(-1, bands, device=logits.device).clamp(0, h4 - 1)
-    instance, band = (live[:, edges[:-1]] | live[:, edges[1:]]).nonzero(as_tuple=True)
-    upper, lower = instance * h4 + edges[band], instance * h4 + edges[band + 1]
-    needed = torch.zeros(n * h4, dtype=torch.bool, device=logits.device)
-    needed[upper] = True
-    needed[lower] = True
-    place = needed.cumsum(0) - 1
-    sums = _pair_sums(_codes(logits.reshape(n * h4, w4)[needed.nonzero().view(-1)], low, high))
-    sums = sums[place[upper]] + sums[place[lower]]
-    outermost = (band == 0) | (band == bands - 1)
-    line, col = ((sums > 0) & ((sums < 8) | outermost.view(-1, 1))).nonzero(as_tuple=True)
-    return Squares(instance[line], band[line] - 1, col - 1)
+    rows = logits.reshape(-1, w4)
+    step = max(_together(logits.device) // (w4 + 1), 1)
+    live = ~(torch.cat([part.amax(dim=1) for part in rows.split(step)]).view(-1, h4) <= low)
+    live = torch.cat([live[:, :1], live, live[:, -1:]], dim=1)
+    bands = (frame.rows.source - 3) // STRIDE + 2  # band b, square row b - 1, begins with pixel row 4b - 2
+    instance, band = (live[:, :bands] | live[:, 1 : bands + 1]).nonzero(as_tuple=True)
+    upper, lower = instance * h4 + (band - 1).clamp(min=0), instance * h4 + band.clamp(max=h4 - 1)
+    outermost = ((band == 0) | (band == bands - 1)).view(-1, 1)
+    found = [instance.new_empty(3, 0)]
+    for at in range(0, len(band), step):
+        part = slice(at, at + step)
+        sums = _codes(_pick(rows, upper[part]), low, high) + _codes(_pick(rows, lower[part]), low, high)
+        sums = _pair_sums(sums)
+        line, col = ((sums > 0) & ((sums < 8) | outermost[part])).nonzero(as_tuple=True)
+        found.append(torch.stack([_pick(instance[part], line), _pick(band[part], line) - 1, col - 1]))
+    return Squares(*torch.cat(found, dim=1))
 
 
 def changes(logits: Tensor, squares: Squares, frame: Frame) -> Tensor:
@@ -108,10 +112,24 @@ def changes(logits: Tensor, squares: Squares, frame: Frame) -> Tensor:
     """
     whole = frame.rows.source == frame.rows.target and frame.cols.source == frame.cols.target
     inside = _changes_at_samples if whole else _changes_between_samples
-    step = _VALUES // (STRIDE + 1) ** 2
+    step = _together(logits.device) // (STRIDE + 1) ** 2
     parts = [squares[at : at + step] for at in range(0, len(squares), step)]
     found = [inside(_samples(logits, part), part, frame) for part in parts]
     return torch.cat(found) if found else squares.instance
+
+
+def _together(device: torch.device) -> int:
+    """How many values to work on together.
+
+    On a CPU one less than PyTorch spreads over threads: such pieces stay in the cache, and threads cost such
+    short work more than they give it, above all where something else uses the cores. On a GPU, many.
+    """
+    return (1 << 15) - 1 if device.type == "cpu" else 1 << 22
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]` along the first dimension; indexing itself starts threads for a few values already."""
+    return values.index_select(0, index.reshape(-1)).view(*index.shape, *values.shape[1:])
 
 
 def _codes(values: Tensor, low: float, high: float) -> Tensor:
@@ -129,13 +147,13 @@ def _pair_sums(codes: Tensor) -> Tensor:
 
 
 def _samples(logits: Tensor, squares: Squares) -> Tensor:
-    """Pixels of the resized image in the squares, (5, 5, m): (k, l) is row 4 row + 2 + k, column 4 col + 2 + l."""
+    """Pixels of the resized image in the squares, (5, 5, m): at (k, l), row 4 row + 2 + k and so on."""
     _, h4, w4 = logits.shape
     upper = (squares.instance * h4 + squares.row.clamp(min=0)) * w4
     lower = (squares.instance * h4 + (squares.row + 1).clamp(max=h4 - 1)) * w4
     left, right = squares.col.clamp(min=0), (squares.col + 1).clamp(max=w4 - 1)
     index = torch.cat([upper + left, upper + right, lower + left, lower + right])
-    a, b, c, d = _sigmoid(logits.reshape(-1)[index]).nan_to_num_(nan=0).chunk(4)
+    a, b, c, d = _sigmoid(_pick(logits.reshape(-1), index)).nan_to_num_(nan=0).chunk(4)
     values = quarter_grid((a, b, c, d), weights_first(STRIDE * h4 + 1, STRIDE * w4 + 1))
     # Left of the first cell's centre, and above it, the reference repeats the pixel there.
     outside = (squares.col < 0).nonzero().view(-1)
@@ -152,13 +170,11 @@ def _sigmoid(values: Tensor) -> Tensor:
     """
     padded = torch.zeros(-(-len(values) // _VECTOR) * _VECTOR, dtype=values.dtype, device=values.device)
     padded[: len(values)] = values
-    for block in padded.split(_SIGMOID_BLOCK):
-        block.sigmoid_()
-    return padded[: len(values)]
+    return padded.sigmoid_()[: len(values)]
 
 
 def _positions(squares: Squares, frame: Frame, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows and columns (count, m) of the samples of squares, and which lie in the image, (count, count, m)."""
+    """Rows and columns (count, m) of samples of squares, and which lie in the image, (count, count, m)."""
     steps = torch.arange(count, device=squares.row.device).view(-1, 1) + 2
     rows, cols = STRIDE * squares.row + steps, STRIDE * squares.col + steps
     valid_rows = (rows >= 0) & (rows < frame.rows.source)
@@ -172,27 +188,28 @@ def _number(instance: Tensor, x: Tensor, y: Tensor, frame: Frame) -> Tensor:
 
 def _changes_at_samples(values: Tensor, squares: Squares, frame: Frame) -> Tensor:
     """Changes where the resized image has the output's size: its pixels are the samples."""
-    rows, cols, valid = _positions(squares, frame, STRIDE + 1)
+    _, _, valid = _positions(squares, frame, STRIDE + 1)
     on = ((values > frame.threshold) & valid)[:, :-1]
     down, across, which = (on[1:] ^ on[:-1]).nonzero(as_tuple=True)
-    return _number(squares.instance[which], cols[across, which], rows[down + 1, which], frame)
+    row, col = STRIDE * _pick(squares.row, which) + 2 + down, STRIDE * _pick(squares.col, which) + 2 + across
+    return _number(_pick(squares.instance, which), col, row + 1, frame)
 
 
 def _changes_between_samples(values: Tensor, squares: Squares, frame: Frame) -> Tensor:
     """Changes where the output is a resize away: each pixel lies between four samples."""
     cells = _mixed_cells(values, squares, frame)
     tops, lefts = frame.rows.first, frame.cols.first
-    heights = tops[cells.row + 1] - tops[cells.row]
-    widths = lefts[cells.col + 1] - lefts[cells.col]
+    heights = _pick(tops, cells.row + 1) - _pick(tops, cells.row)
+    widths = _pick(lefts, cells.col + 1) - _pick(lefts, cells.col)
     # The few longer cells at the frame's top and left go apart, or the rest would be evaluated at their size.
     longer = (heights > frame.rows.usual) | (widths > frame.cols.usual)
     groups = [
-        (cells[~longer], frame.rows.usual, frame.cols.usual),
-        (cells[longer], frame.rows.most, frame.cols.most),
+        (cells.picked(~longer), frame.rows.usual, frame.cols.usual),
+        (cells.picked(longer), frame.rows.most, frame.cols.most),
     ]
     found = []
     for group, height, width in groups:
-        step = max(_VALUES // ((height + 2) * max(width, 1)), 1)
+        step = max(_together(values.device) // ((height + 2) * max(width, 1)), 1)
         found += [
             _cell_changes(group[at : at + step], height, width, frame) for at in range(0, len(group), step)
         ]
@@ -207,17 +224,22 @@ def _mixed_cells(values: Tensor, squares: Squares, frame: Frame) -> Cells:
     rows, cols, valid = _positions(squares, frame, STRIDE)
     height, width = frame.rows.source, frame.cols.source
     outermost = (rows == 0) | (rows == height - 1)
-    filled = (frame.cols.first.diff() > 0)[cols.clamp(0, width - 1)]
+    filled = _pick(frame.cols.first.diff() > 0, cols.clamp(0, width - 1))
     mixed = valid & filled & (sums > 0) & ((sums < 8) | outermost.unsqueeze(1))
     down, across, which = mixed.nonzero(as_tuple=True)
-    row, col = rows[down, which], cols[across, which]
+    row, col = STRIDE * _pick(squares.row, which) + 2 + down, STRIDE * _pick(squares.col, which) + 2 + across
     at = (down * (STRIDE + 1) + across) * len(squares) + which
     # After the last row and column the reference takes these themselves for the next.
     below = torch.where(row == height - 1, 0, (STRIDE + 1) * len(squares))
     right = torch.where(col == width - 1, 0, len(squares))
     flat = values.view(-1)
-    corners = (flat[at], flat[at + right], flat[at + below], flat[at + below + right])
-    return Cells(squares.instance[which], row, col, corners)
+    corners = (
+        _pick(flat, at),
+        _pick(flat, at + right),
+        _pick(flat, at + below),
+        _pick(flat, at + below + right),
+    )
+    return Cells(_pick(squares.instance, which), row, col, corners)
 
 
 def _cell_changes(cells: Cells, height: int, width: int, frame: Frame) -> Tensor:
@@ -225,15 +247,16 @@ def _cell_changes(cells: Cells, height: int, width: int, frame: Frame) -> Tensor
     rows, cols = frame.rows, frame.cols
     down = torch.arange(height, device=cells.row.device).view(-1, 1, 1)
     across = torch.arange(width, device=cells.row.device).view(1, -1, 1)
-    top, left = rows.first[cells.row], cols.first[cells.col]
+    top, left = _pick(rows.first, cells.row), _pick(cols.first, cells.col)
     y, x = (top + down).clamp(max=rows.target - 1), (left + across).clamp(max=cols.target - 1)
-    joint = weights_first(rows.target, cols.target)
-    values = bilinear(cells.corners, (rows.near[y], rows.far[y]), (cols.near[x], cols.far[x]), joint)
+    row_weights = _pick(rows.near, y), _pick(rows.far, y)
+    col_weights = _pick(cols.near, x), _pick(cols.far, x)
+    values = bilinear(cells.corners, row_weights, col_weights, weights_first(rows.target, cols.target))
     on = torch.empty(height + 2, width, len(cells), dtype=torch.bool, device=values.device)
     on[0] = (cells.corners[0] > frame.threshold) & (cells.row > 0)
     on[-1] = (cells.corners[2] > frame.threshold) & (cells.row < rows.source - 1)
-    inside = top + down < rows.first[cells.row + 1]
+    inside = top + down < _pick(rows.first, cells.row + 1)
     on[1:-1] = torch.where(inside, values > frame.threshold, on[-1])
-    found = (on[1:] ^ on[:-1]) & (left + across < cols.first[cells.col + 1])
+    found = (on[1:] ^ on[:-1]) & (left + across < _pick(cols.first, cells.col + 1))
     dy, dx, which = found.nonzero(as_tuple=True)
-    return _number(cells.instance[which], left[which] + dx, top[which] + dy, frame)
+    return _number(_pick(cells.instance, which), _pick(left, which) + dx, _pick(top, which) + dy, frame)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from condinst import rle
-from condinst.boundary import Frame, Squares, changes, mixed_squares
+from condinst.boundary import Frame, changes, mixed_squares
 from condinst.upsample import STRIDE, resize_axis
 
 # Both bound the working memory, whatever the number of masks and the size of the image.
@@ -26,7 +26,7 @@ class RleMasks:
     """Masks of one image, in columns.
 
     `x`, `y`, `height`, `width` (n,) int32: the tight crop around each mask's pixels, its top left in image
-    pixels. `area` (n,) int64: the mask's pixels. `counts`: the COCO compressed RLE of the crop. A mask without
+    pixels. `area` (n,) int64: the mask's pixels. `counts`: the COCO compressed RLE of the crop. A mask of no
     pixels is a 1 x 1 crop of area 0 at (0, 0).
     """
 
@@ -119,19 +119,17 @@ def _encoded(logits: Tensor, frame: Frame) -> Iterator[RleMasks]:
     batches = np.searchsorted(expected // _CHANGES, np.unique(expected // _CHANGES), side="right")
     first = 0
     for last in batches.tolist():
-        inside = slice(totals[first - 1] if first else 0, totals[last - 1])
-        part = squares[inside]
-        local = Squares(part.instance - first, part.row, part.col)
-        numbers = changes(logits[first:last], local, frame).cpu().numpy()
-        yield _masks(numbers, last - first, (frame.rows.target, frame.cols.target))
+        part = squares[totals[first - 1] if first else 0 : totals[last - 1]]
+        yield _masks(changes(logits, part, frame).cpu().numpy(), range(first, last), frame)
         first = last
 
 
-def _masks(numbers: Ints, count: int, size: tuple[int, int]) -> RleMasks:
-    """`count` masks from the changes in their columns, numbered as `condinst.boundary.changes` does."""
-    masks = RleMasks.empty(count)
-    column, y = np.divmod(_odd(np.sort(numbers)), size[0] + 1)
-    owner, x = np.divmod(column, size[1])
+def _masks(numbers: Ints, instances: range, frame: Frame) -> RleMasks:
+    """Masks of `instances` from the changes in their columns, as `condinst.boundary.changes` numbers them."""
+    masks = RleMasks.empty(len(instances))
+    column, y = np.divmod(_odd(np.sort(numbers)), frame.rows.target + 1)
+    owner, x = np.divmod(column, frame.cols.target)
+    owner -= instances.start
     some, starts, times = np.unique(owner, return_index=True, return_counts=True)
     left, right = x[starts], x[starts + times - 1] + 1
     top, bottom = np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)

@@ -88,8 +88,8 @@ def from_many_runs(lengths: Runs, bounds: Runs) -> list[bytes]:
 def embed(counts: bytes, x: int, y: int, height: int, width: int, full_height: int, full_width: int) -> bytes:
     """A crop's RLE as that of the full frame, found from the runs alone.
 
-    The crop of `height` x `width` pixels has its top left at (`x`, `y`) of the frame. ValueError where it is not
-    inside, or where the RLE has not the crop's number of pixels.
+    The crop of `height` x `width` pixels has its top left at (`x`, `y`) of the frame. ValueError where it is
+    not inside, or where the RLE has not the crop's number of pixels.
     """
     if x < 0 or y < 0 or x + width > full_width or y + height > full_height:
         raise ValueError(

@@ -25,8 +25,8 @@ _SMALL_OUTPUT = 128
 class Axis:
     """How the resized image maps to the output along one axis.
 
-    Output pixels [first[i], first[i + 1]) lie between the source's pixels i and i + 1 (past its last pixel, i is
-    the last), and are the sum of those with the weights `near` and `far`.
+    Output pixels [first[i], first[i + 1]) lie between the source's pixels i and i + 1, past its last if i is
+    that, and are their sum with the weights `near` and `far`.
     """
 
     source: int
@@ -59,8 +59,15 @@ def resize_axis(source: int, target: int, device: torch.device) -> Axis:
         far = np.clip(position - low.astype(np.float32), 0, 1).astype(np.float32)
     first = np.searchsorted(low, np.arange(source + 1))
     lengths = np.diff(first)
-    tables = (torch.from_numpy(table).to(device) for table in (np.float32(1) - far, far, first))
-    return Axis(source, target, *tables, most=int(lengths.max()), usual=int(lengths[1:].max(initial=0)))
+    return Axis(
+        source,
+        target,
+        near=torch.from_numpy(np.float32(1) - far).to(device),
+        far=torch.from_numpy(far).to(device),
+        first=torch.from_numpy(first).to(device),
+        most=int(lengths.max()),
+        usual=int(lengths[1:].max(initial=0)),
+    )
 
 
 def weights_first(height: int, width: int) -> bool:
@@ -81,7 +88,7 @@ def bilinear(
 ) -> Tensor:
     """Bilinear float32 values between `corners`, all broadcastable.
 
-    `rows` and `cols` are the weights (near, far) along each axis; `joint` is `weights_first` of the whole output.
+    `rows` and `cols` are the weights (near, far) along each axis; `joint` is `weights_first` of the output.
     """
     top_left, top_right, bottom_left, bottom_right = corners
     if not joint:

@@ -1,0 +1,111 @@
+"""What every benchmark shares: repeated timing, memory peaks, a description of the machine, one JSON line."""
+
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of repeated runs."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Slowest less fastest run, as a share of the median."""
+        return (max(self.seconds) - min(self.seconds)) / self.median
+
+    def figures(self) -> dict[str, float | int]:
+        return {
+            "median_s": round(self.median, 5),
+            "spread": round(self.spread, 3),
+            "repeats": len(self.seconds),
+        }
+
+
+def measure(run: Callable[[], object], repeats: int, warmup: int = 1) -> Timing:
+    """Times `run`, after `warmup` runs that do not count."""
+    for _ in range(warmup):
+        run()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return Timing(tuple(seconds))
+
+
+def measure_pair(
+    baseline: Callable[[], object], ours: Callable[[], object], repeats: int, warmup: int = 1
+) -> tuple[Timing, Timing]:
+    """Times both in turn, so that what else the machine does falls on both."""
+    pairs = [(measure(baseline, 1, warmup), measure(ours, 1, warmup))]
+    pairs += [(measure(baseline, 1, 0), measure(ours, 1, 0)) for _ in range(repeats - 1)]
+    first, second = zip(*pairs, strict=True)
+    return tuple(Timing(tuple(t.seconds[0] for t in side)) for side in (first, second))  # type: ignore[return-value]
+
+
+def memory_peak(prepare: Callable[..., Callable[[], object]], *arguments: object) -> int:
+    """Bytes by which a run grows a fresh process, at its peak, beyond what `prepare` left there.
+
+    `prepare(*arguments)`, a function of a module, is called in that process and returns the run.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_peak, args=(sender, torch.get_num_threads(), prepare, arguments))
+    process.start()
+    sender.close()
+    growth: int = receiver.recv()
+    process.join()
+    return growth
+
+
+def _peak(sender, threads, prepare, arguments) -> None:
+    torch.set_num_threads(threads)
+    run = prepare(*arguments)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is resident now
+    before = _status("VmRSS")
+    run()
+    sender.send(_status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def machine() -> dict[str, object]:
+    """The machine and the versions that figures depend on."""
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": model[0].split(":")[1].strip() if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        "load": round(os.getloadavg()[0], 2),
+        "threads": torch.get_num_threads(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def report(bench: str, ratio: float | None, figures: dict[str, object]) -> None:
+    """Prints the result as one line of JSON, the last of a benchmark's output."""
+    head = {"bench": bench} | ({} if ratio is None else {"ratio": round(ratio, 3)})
+    print(json.dumps(head | figures | {"machine": machine()}))
