@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -18,7 +19,17 @@ from condinst.criterion import Criterion
 from condinst.model import CondInst
 from condinst.targets import Target
 
-Batch = tuple[Tensor, list[Target]]
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from."""
+
+    x: Tensor
+    """(N, 3, H, W) network input."""
+    targets: list[Target]
+    """Ground truth of each image."""
+    similarity: list[Tensor] | None = None
+    """Each image's `boxinst.colour_similarity`, for the BoxInst loss only."""
 
 
 class FitConfig(Part):
@@ -49,7 +60,7 @@ def fit(
     config: FitConfig,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> CondInst:
-    """Train `model` in place for `config.steps` batches of ((N, 3, H, W) input, N targets).
+    """Train `model` in place for `config.steps` batches.
 
     Afterwards the model holds the averaged weights. `on_step` gets the step, counted from 1, and its losses,
     learning rate (`lr`) and seconds spent waiting for data (`wait`). A step whose loss is not finite is
@@ -62,14 +73,14 @@ def fit(
     stream = prefetch(batches)
     for step in range(1, config.steps + 1):
         began = time.perf_counter()
-        x, targets = next(stream)
+        batch = next(stream)
         wait = time.perf_counter() - began
         rate = learning_rate(step, config)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bfloat16):
-            dense = model(x)
-        terms = criterion(model, dense, targets)
+        with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=config.bfloat16):
+            dense = model(batch.x)
+        terms = criterion(model, dense, batch.targets, batch.similarity)
         total = torch.stack(list(terms.values())).sum()
         bad = 0 if bool(torch.isfinite(total)) else bad + 1
         if bad >= 10:

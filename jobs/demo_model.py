@@ -107,4 +107,5 @@ def _batches(
             order = order or random.permutation(len(examples)).tolist()
             views.append(random_view(examples[order.pop()], random, size))
         prepared = [Prepared(np.ascontiguousarray(v.image), (size, size)) for v in views]
-        yield to_batch(prepared, config.input, torch.device("cpu")), [to_target(v) for v in views]
+        x = to_batch(prepared, config.input, torch.device("cpu"))
+        yield Batch(x, [to_target(v) for v in views])

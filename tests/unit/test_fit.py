@@ -30,7 +30,8 @@ def example() -> Example:
 
 def batch(model: CondInst) -> Batch:
     prepared = model.prepare(example().image)
-    return to_batch([prepared, prepared], model.config.input, torch.device("cpu")), [to_target(example())] * 2
+    x = to_batch([prepared, prepared], model.config.input, torch.device("cpu"))
+    return Batch(x, [to_target(example())] * 2)
 
 
 def trained(steps: int, loss: LossConfig | None = None) -> tuple[CondInst, list[dict[str, float]]]:
@@ -75,12 +76,12 @@ def test_every_loss_goes_down(loss: LossConfig) -> None:
 
 def test_a_loss_that_stays_nan_ends_the_run() -> None:
     model = small()
-    x, targets = batch(model)
+    good = batch(model)
     with pytest.raises(FloatingPointError, match="ten losses in a row"):
         fit(
             model,
             Criterion(LossConfig()),
-            repeat((x * float("nan"), targets)),
+            repeat(Batch(good.x * float("nan"), good.targets)),
             FitConfig(steps=20, bfloat16=False),
         )
     assert all(torch.isfinite(p).all() for p in model.parameters())
