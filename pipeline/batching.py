@@ -1,0 +1,50 @@
+"""Batches of equal padded shape from images in manifest order.
+
+Which images share a batch moves their scores by rounding, so it must not depend on what arrives first. Every
+rule here looks at the order and the shapes only: the same shard gives the same batches on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+WAITING_BATCHES = 4
+"""Open buckets may hold this many batches' pixels together before the oldest is closed."""
+
+
+class Padded(Protocol):
+    """Anything with the (height, width) of its network input."""
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        ...
+
+
+Item = TypeVar("Item", bound=Padded)
+
+
+def batches(items: Iterable[Item], images: int, pixels: int) -> Iterator[list[Item]]:
+    """Cut items, in order, into lists of one padded shape of at most `images` items and `pixels` pixels.
+
+    An item larger than `pixels` is alone. A batch is given out as soon as it is full; when the open ones
+    hold more than four batches' pixels together, the one opened first is given out as it is, so that a
+    shard of many shapes stays in bounded memory; what is left at the end follows in order of opening.
+    """
+    open_buckets: dict[tuple[int, int], list[Item]] = {}
+    waiting = 0
+    for item in items:
+        shape = item.padded
+        area = shape[0] * shape[1]
+        bucket = open_buckets.setdefault(shape, [])
+        bucket.append(item)
+        waiting += area
+        if len(bucket) >= min(images, max(1, pixels // area)):
+            waiting -= area * len(bucket)
+            yield open_buckets.pop(shape)
+        while waiting > WAITING_BATCHES * pixels:
+            oldest = next(iter(open_buckets))
+            waiting -= oldest[0] * oldest[1] * len(open_buckets[oldest])
+            yield open_buckets.pop(oldest)
+    yield from open_buckets.values()

@@ -1,0 +1,59 @@
+"""What a shard costs, by stage; filled from the threads that work for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.commit import Work
+
+STAGES = ("wait", "fetch", "decode", "prepare", "model", "encode", "write", "commit")
+
+_UNIX = time.time() - time.monotonic()
+"""Added to the monotonic clock gives Unix time, the same for every shard of this process."""
+
+
+class Clock:
+    """Seconds of one shard. Stages overlap and run in several threads, so they add up to more than passes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._first: float | None = None
+        self._last: float | None = None
+        self._batches = 0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of a block to a stage, however it ends."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._add(name, time.monotonic() - start)
+
+    def batch(self, start: float, end: float) -> None:
+        """Count a batch that was in the model between two readings of `time.monotonic`."""
+        with self._lock:
+            self._first = start if self._first is None else min(start, self._first)
+            self._last = end if self._last is None else max(end, self._last)
+            self._batches += 1
+            self._seconds["model"] += end - start
+
+    def work(self, worker: str) -> Work:
+        """The account so far."""
+        with self._lock:
+            return Work(
+                worker=worker,
+                first=None if self._first is None else self._first + _UNIX,
+                last=None if self._last is None else self._last + _UNIX,
+                busy=self._seconds["model"],
+                batches=self._batches,
+                seconds=dict(self._seconds),
+            )
+
+    def _add(self, name: str, seconds: float) -> None:
+        with self._lock:
+            self._seconds[name] += seconds

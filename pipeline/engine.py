@@ -1,0 +1,192 @@
+"""Hands shards to workers and survives their deaths: on Ray, or in this process.
+
+On Ray it is Ray Data's actor pool with one row = one shard id. Nothing but ids and reports crosses it; a
+shard whose worker dies is handed out again by Ray. What makes it count once is the ledger, not the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pipeline.cluster import ClusterTooSmall, cluster
+from pipeline.progress import clear_progress
+from pipeline.results import ShardResult
+from pipeline.settings import SegmentSettings
+from pipeline.storage import Store
+
+if TYPE_CHECKING:
+    from pipeline.worker import Worker
+
+__all__ = ["ClusterTooSmall", "NothingWorks", "cluster", "run", "run_local"]
+
+IN_FLIGHT = 2
+"""Shards a worker has in work: one's fetching and committing overlaps the other's inference."""
+
+FAILURES = 10
+"""Shards in a row that may fail before a run is given up; half as many a worker where that is more."""
+
+OnResult = Callable[[ShardResult], None]
+Stop = Callable[[], bool]
+
+
+class NothingWorks(Exception):
+    """Shard after shard failed; the message holds the last one's error."""
+
+
+def run_local(
+    settings: SegmentSettings, shards: Sequence[str], *, on_result: OnResult, stop: Stop | None = None
+) -> None:
+    """Segment shards in this process, with the same worker and the same rows as on Ray.
+
+    `on_result` is called in this thread as each shard ends, `ShardResult.error` set where it could not be
+    committed: the caller asks the ledger what is still pending. Once `stop` says so, no shard is begun.
+    Raises what `Worker` raises, and NothingWorks.
+    """
+    from pipeline.worker import Worker
+
+    on_result = _giving_up(on_result, workers=1)
+    worker = Worker(settings)
+    try:
+        with ThreadPoolExecutor(IN_FLIGHT, "shard") as pool:
+            running: set[Future[ShardResult]] = set()
+            for shard in shards:
+                if stop is not None and stop():
+                    break
+                running.add(pool.submit(attempt, worker.process, shard))
+                if len(running) == IN_FLIGHT:
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
+                    _report(ended, on_result)
+            _report(running, on_result)
+    finally:
+        worker.close()
+
+
+def run(
+    settings: SegmentSettings,
+    shards: Sequence[str],
+    *,
+    workers: int,
+    on_result: OnResult,
+    stop: Stop | None = None,
+    address: str | None = None,
+    debug: bool = False,
+) -> None:
+    """Segment shards on Ray with a pool of `workers` workers; see `run_local` for `on_result`.
+
+    Joins the cluster at `address` (or RAY_ADDRESS), else starts Ray on this machine and ends it again. Once
+    `stop` says so the pool is taken down; shards that were in work stay pending. A worker that cannot start
+    (its weights changed, its GPU is broken) is the error of each shard it is given. Raises ClusterTooSmall
+    before any worker is started, and NothingWorks.
+    """
+    if not shards:
+        return
+    on_result = _giving_up(on_result, workers)
+    with cluster(settings, workers, address=address, debug=debug):
+        results = _results(settings, shards, workers)
+        seen: set[str] = set()
+        try:
+            for result in results:
+                seen.add(result.worker)
+                on_result(result)
+                if stop is not None and stop():
+                    break
+        finally:
+            results.close()
+            clear_progress(Store.open(settings.output, settings.output_options), filter(None, seen))
+
+
+def attempt(process: Callable[[str], ShardResult], shard: str) -> ShardResult:
+    """Process a shard; an error becomes its result, so that it costs this shard and not the run."""
+    try:
+        return process(shard)
+    except Exception as error:
+        logging.getLogger(__name__).debug("shard %s", shard, exc_info=True)
+        return ShardResult(shard=shard, error=f"{type(error).__name__}: {error}")
+
+
+class ShardActor:
+    """One worker as an actor of Ray Data's pool: a row with a shard's id in, a row with its report out.
+
+    Neither may raise: to Ray Data an actor that does not start, or a row that fails, is the end of the run.
+    """
+
+    def __init__(self, settings: SegmentSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+        with suppress(Exception):  # tried again, and reported, with the first shard
+            self._ready()
+
+    def __call__(self, row: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Called for two rows at a time, in two threads."""
+        result = attempt(lambda shard: self._ready().process(shard), str(row["item"][0]))
+        return {"result": [result.to_json()]}
+
+    def _ready(self) -> Worker:
+        from pipeline.worker import Worker
+
+        with self._lock:
+            self._worker = self._worker or Worker(self._settings)
+            return self._worker
+
+
+def _giving_up(on_result: OnResult, workers: int) -> OnResult:
+    """Pass results on, and raise NothingWorks once none of many in a row was committed."""
+    limit = max(FAILURES, FAILURES * workers // 2)
+    failures = 0
+
+    def watch(result: ShardResult) -> None:
+        nonlocal failures
+        failures = 0 if result.error is None else failures + 1
+        on_result(result)
+        if failures == limit:
+            raise NothingWorks(f"{failures} shards in a row failed, the last with {result.error}")
+
+    return watch
+
+
+def _results(
+    settings: SegmentSettings, shards: Sequence[str], workers: int
+) -> Generator[ShardResult, None, None]:
+    import ray.data
+
+    _quiet_data()
+    pool = ray.data.ActorPoolStrategy(
+        size=workers,
+        max_tasks_in_flight_per_actor=IN_FLIGHT + 1,
+        max_concurrent_calls_per_actor=IN_FLIGHT,
+        enable_true_multi_threading=True,
+    )
+    rows = ray.data.from_items(list(shards)).repartition(target_num_rows_per_block=1)
+    reports = rows.map_batches(
+        ShardActor,
+        fn_constructor_kwargs={"settings": settings},
+        batch_size=1,
+        compute=pool,
+        num_cpus=settings.cpus,
+        num_gpus=settings.gpus or None,
+    )
+    # No prefetch: it would hold a report back until the next one is there.
+    for batch in reports.iter_batches(batch_size=None, prefetch_batches=0):
+        for report in batch["result"]:
+            yield ShardResult.from_json(str(report))
+
+
+def _quiet_data() -> None:
+    """Progress is ours to show; Ray Data keeps its own log in the session's folder."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _report(ended: set[Future[ShardResult]], on_result: OnResult) -> None:
+    for future in ended:
+        on_result(future.result())

@@ -1,0 +1,263 @@
+"""The ledger of an output: which shards are done, and the protocol that makes each done exactly once.
+
+An attempt writes its files where nobody looks, then asks for the shard's commit record, which can be created
+only once. Whoever finds the record, its author or not, can finish the rest, any number of times: copy the
+winner's files to their public names, instances first, and sweep the attempt's own. A process may die between
+any two steps; `repair` at the next start ends what it began.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from pipeline.commit import (
+    Commit,
+    TableFile,
+    attempt_key,
+    commit_key,
+    parse_commit_key,
+    public_key,
+    started_key,
+)
+from pipeline.manifest import Plan
+from pipeline.schemas import TABLES
+from pipeline.settings import difference
+from pipeline.storage import NotFound, Store, StoreError
+
+JOB_KEY = "job.json"
+READERS = 16
+"""Records fetched at a time."""
+
+
+class LedgerError(Exception):
+    """An output whose own files contradict each other; the message says which, and what to do."""
+
+
+class FingerprintMismatch(Exception):
+    """The output holds rows made with other settings. `differences` says which, in words."""
+
+    def __init__(self, uri: str, differences: Sequence[str]) -> None:
+        self.uri = uri
+        self.differences = list(differences)
+        listed = (
+            "".join(f"\n  {line}" for line in differences) or "\n  (the settings recorded there are gone)"
+        )
+        super().__init__(
+            f"{uri} holds rows made with other settings, and one output holds one kind of rows:{listed}\n"
+            "Name another output, or go back to the settings on the left."
+        )
+
+
+class Ledger:
+    """Reads and writes the commits of one output."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def start(self) -> None:
+        """Check that the store keeps create-only promises. Raises StoreError when it does not."""
+        self.store.probe()
+
+    def claim(self, job: Mapping[str, object]) -> dict[str, object]:
+        """Make the output this job's: put `job.json` unless it stands; returns the one that stands.
+
+        `job` needs `fingerprint` and `settings` (`SegmentSettings.job_record`). Raises FingerprintMismatch
+        when the output belongs to a job with other settings, LedgerError when its `job.json` is no such
+        thing.
+        """
+        if self.store.create(JOB_KEY, json.dumps(job, indent=2, sort_keys=True).encode()):
+            return dict(job)
+        standing = self.job()
+        if standing["fingerprint"] != job["fingerprint"]:
+            raise FingerprintMismatch(self.store.uri, _differences(standing.get("settings"), job["settings"]))
+        return standing
+
+    def job(self) -> dict[str, object]:
+        """The output's `job.json`. Raises NotFound where no job ever ran."""
+        try:
+            job = json.loads(self.store.get(JOB_KEY))
+        except ValueError as error:
+            raise LedgerError(f"{self.store.join(JOB_KEY)} is not JSON: {error}") from error
+        if not isinstance(job, dict) or "fingerprint" not in job:
+            raise LedgerError(
+                f"{self.store.join(JOB_KEY)} was not written by this program; name another output"
+            )
+        return job
+
+    def revisions(self) -> dict[str, int]:
+        """Each committed shard's highest revision: one listing, no record is read."""
+        highest: dict[str, int] = {}
+        for info in self.store.list("commits/"):
+            parsed = parse_commit_key(info.key)
+            if parsed is not None:
+                shard, revision = parsed
+                highest[shard] = max(revision, highest.get(shard, 0))
+        return highest
+
+    def committed(self, plans: Iterable[Plan]) -> list[str]:
+        """Committed shards of the plans, in plan order."""
+        done = self.revisions()
+        return [shard for plan in plans for shard in plan.shard_ids() if shard in done]
+
+    def pending(self, plans: Iterable[Plan]) -> list[str]:
+        """Shards of the plans without a commit, in plan order."""
+        done = self.revisions()
+        return [shard for plan in plans for shard in plan.shard_ids() if shard not in done]
+
+    def read(self, shard: str) -> Commit | None:
+        """The record that rules a shard: its highest revision; None when it is not committed."""
+        return self._ruling(shard, from_revision=0)
+
+    def records(self, shards: Mapping[str, int] | None = None) -> Iterator[Commit]:
+        """The ruling records of all committed shards, or of some of `revisions`, in order of shard id."""
+        wanted = sorted((self.revisions() if shards is None else shards).items())
+        with ThreadPoolExecutor(READERS) as readers:
+            yield from readers.map(lambda item: self._record(*item), wanted)
+
+    def begin(self, shard: str, worker: str) -> str:
+        """Note that an attempt at a shard starts; returns the attempt's id."""
+        attempt = f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}"
+        note = {"shard": shard, "attempt": attempt, "worker": worker, "time": time.time()}
+        self.store.put(started_key(shard, attempt), json.dumps(note).encode())
+        return attempt
+
+    def write(self, shard: str, attempt: str, files: Mapping[str, bytes]) -> None:
+        """Put an attempt's own files, a file a table."""
+        for table in TABLES:
+            self.store.put(attempt_key(shard, attempt, table), files[table])
+
+    def abandon(self, shard: str, attempt: str) -> None:
+        """Take back an attempt that an error ended before it asked to be committed, as far as the store lets.
+
+        What then still lies there of an attempt without a commit is the trace of a worker that died. Never
+        after `commit` was called: the record may be in place though no answer came.
+        """
+        with suppress(StoreError):
+            self._sweep(shard, attempt)
+
+    def commit(self, record: Commit) -> Commit:
+        """Commit an attempt whose files are written, and publish; returns the record that rules the shard.
+
+        That is another attempt's when this one came second: its files are then published, this one's go.
+        Raises StoreError when the store cannot be reached; the shard may then be committed or not, and a
+        later attempt or `repair` settles it.
+        """
+        ruling = record if self._create(record) else self._standing(record)
+        self.publish(ruling)
+        if ruling.attempt != record.attempt:
+            self._sweep(record.shard, record.attempt)
+        return ruling
+
+    def publish(self, commit: Commit) -> None:
+        """Bring a committed shard's files to their public names and sweep the attempt's own.
+
+        Safe to repeat, and to run beside other publishers of the shard. Raises LedgerError when a file is
+        gone.
+        """
+        copied = [self._copy(commit, table) for table in TABLES]
+        # These copies may have overtaken a newer revision's publisher: then its files go on top again.
+        newer = self._ruling(commit.shard, from_revision=commit.revision + 1)
+        if newer is not None:
+            self.publish(newer)
+            return
+        for table, fresh in zip(TABLES, copied, strict=True):
+            self._check(commit, table, fresh)
+        self._sweep(commit.shard, commit.attempt)
+
+    def repair(self) -> list[str]:
+        """Publish the committed shards whose publisher died on the way; returns them.
+
+        An attempt's files go only when both public files are right, so what still lies under `_attempts/`
+        names every shard that may need it.
+        """
+        left: dict[str, set[str]] = {}
+        for info in self.store.list("_attempts/"):
+            _, shard, attempt, *_ = info.key.split("/")
+            left.setdefault(shard, set()).add(attempt)
+        done = self.revisions() if left else {}
+        repaired = []
+        for commit in self.records({shard: done[shard] for shard in left if shard in done}):
+            if commit.attempt in left[commit.shard]:
+                self.publish(commit)
+                repaired.append(commit.shard)
+        return repaired
+
+    def _create(self, record: Commit) -> bool:
+        """Whether the record was surely created by this call."""
+        key, data = commit_key(record.shard, record.revision), record.to_json().encode()
+        try:
+            return self.store.create(key, data)
+        except StoreError:
+            # The answer was lost, not always the record: it is there, or the store is out of reach for good.
+            if self._find(record.shard, record.revision) is None:
+                raise
+            return False
+
+    def _standing(self, record: Commit) -> Commit:
+        """What rules a shard whose record could not be created."""
+        ruling = self._ruling(record.shard, from_revision=record.revision)
+        if ruling is None:
+            raise LedgerError(
+                f"{self.store.join(commit_key(record.shard, record.revision))} was refused as existing but "
+                "cannot be read; if nobody deleted it, this store does not honour create-only writes"
+            )
+        return ruling
+
+    def _ruling(self, shard: str, from_revision: int) -> Commit | None:
+        ruling, revision = None, from_revision
+        while (record := self._find(shard, revision)) is not None:
+            ruling, revision = record, revision + 1
+        return ruling
+
+    def _find(self, shard: str, revision: int) -> Commit | None:
+        try:
+            return self._record(shard, revision)
+        except NotFound:
+            return None
+
+    def _record(self, shard: str, revision: int) -> Commit:
+        key = commit_key(shard, revision)
+        data = self.store.get(key)
+        try:
+            return Commit.from_json(data.decode())
+        except ValueError as error:
+            raise LedgerError(f"{self.store.join(key)}: {error}") from error
+
+    def _copy(self, commit: Commit, table: str) -> bool:
+        """Copy an attempt's file to its public name; False when another publisher has swept it already."""
+        try:
+            self.store.copy(attempt_key(commit.shard, commit.attempt, table), public_key(table, commit.shard))
+        except NotFound:
+            return False
+        return True
+
+    def _check(self, commit: Commit, table: str, fresh: bool) -> None:
+        """Raise LedgerError unless the public file is the committed one; our copy is known by its size."""
+        target, file = public_key(table, commit.shard), commit.files[table]
+        if self.store.head(target).size == file.size if fresh else self._matches(target, file):
+            return
+        raise LedgerError(
+            f"{self.store.join(target)} is not the file that shard {commit.shard} committed, and the one "
+            "its attempt wrote is gone: somebody changed the output. Delete "
+            f"{self.store.join(commit_key(commit.shard, commit.revision))} and run the job again"
+        )
+
+    def _matches(self, key: str, file: TableFile) -> bool:
+        try:
+            return hashlib.sha256(self.store.get(key)).hexdigest() == file.sha256
+        except NotFound:
+            return False
+
+    def _sweep(self, shard: str, attempt: str) -> None:
+        keys = [attempt_key(shard, attempt, table) for table in TABLES]
+        self.store.delete([*keys, started_key(shard, attempt)])
+
+
+def _differences(old: object, new: object) -> list[str]:
+    return difference(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else []

@@ -1,0 +1,46 @@
+"""From a row of `instances` to the forms of its mask that others want."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condinst import rle
+
+Ring = NDArray[np.float64]
+"""(n, 2) x, y of corners in image pixels, the last equal to the first."""
+
+
+def full_frame_rle(row: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+    """A row's mask as the COCO compressed RLE of its whole image, without decoding it.
+
+    `row` has the column `mask` (as `to_pylist` gives it); `height` and `width` are the image's. Returns
+    `{"size": [height, width], "counts": bytes}`, what pycocotools takes. Raises ValueError when the crop lies
+    outside.
+    """
+    mask = row["mask"]
+    counts = rle.embed(mask["counts"], mask["x"], mask["y"], mask["height"], mask["width"], height, width)
+    return {"size": [height, width], "counts": counts}
+
+
+def crop(row: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """A row's mask as pixels of its crop, (height, width); its top left is at the mask's x and y."""
+    mask = row["mask"]
+    return rle.decode(mask["counts"], mask["height"], mask["width"])
+
+
+def polygons(row: Mapping[str, Any]) -> list[list[Ring]]:
+    """A row's mask as polygons along its pixels' edges, in image pixels.
+
+    A polygon a part that is connected by edges, each a list of rings: the outline, then its holes. Together
+    they cover exactly the mask's pixels; pixel (x, y) covers x to x + 1 and y to y + 1.
+    """
+    from rasterio.features import shapes
+
+    pixels = crop(row)
+    corner = np.array([row["mask"]["x"], row["mask"]["y"]], dtype=np.float64)
+    found = shapes(pixels.astype(np.uint8), mask=pixels, connectivity=4)
+    return [[np.array(ring) + corner for ring in shape["coordinates"]] for shape, _ in found]

@@ -1,0 +1,109 @@
+"""What a worker needs to know to segment a shard, and the fingerprint of what changes rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline.decode import DecodeLimits
+from pipeline.manifest import InputSource
+from pipeline.storage import StoreOptions
+
+RESULTS_VERSION = 1
+"""Raised when this project's code changes the rows that equal settings give."""
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """One segment job as its workers see it: picklable, resolved (no `auto` left), without secrets."""
+
+    output: str
+    """URI of the output."""
+    sources: tuple[InputSource, ...]
+    """The job's inputs, in the order that `ImageRef.source` counts."""
+    weights: str
+    """`demo`, a local path, or the URI of a safetensors file."""
+    model_digest: str
+    """sha256 of the weights file; a worker refuses a file with another one."""
+    output_options: StoreOptions = field(default_factory=StoreOptions)
+    weights_options: StoreOptions = field(default_factory=StoreOptions)
+    precision: str = "float32"
+    detect: Mapping[str, object] = field(default_factory=dict)
+    """Overrides of the model's `DetectConfig`, by field."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes to keep; None keeps all."""
+    batch_images: int = 8
+    """Most images in one batch."""
+    batch_pixels: int = 2**25
+    """Most padded pixels in one batch; an image larger than that is a batch of its own."""
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    cpus: int = 1
+    """CPUs of one worker: what Ray reserves for it, and the model's threads when there is no GPU."""
+    gpus: float = 0
+    """GPUs of one worker; with none the model runs on the CPU."""
+    prefetch_images: int = 32
+    """Images of one shard that may be fetched and decoded ahead of the model."""
+    prefetch_bytes: int = 256 * 2**20
+    """Bytes of one shard that may be held ahead of the model, fetched or prepared."""
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, as torch names it."""
+        return "cuda" if self.gpus > 0 else "cpu"
+
+    def row_settings(self) -> dict[str, object]:
+        """Everything here that changes rows, as plain JSON values.
+
+        A batch's shape and a CPU's thread count move scores by rounding, so they count too.
+        """
+        return {
+            "results_version": RESULTS_VERSION,
+            "model_digest": self.model_digest,
+            "precision": self.precision,
+            "detect": dict(self.detect),
+            "classes": None if self.classes is None else list(self.classes),
+            "batch_images": self.batch_images,
+            "batch_pixels": self.batch_pixels,
+            "limits": {"pixels": self.limits.pixels, "bytes": self.limits.bytes},
+            "device": self.device,
+            "threads": None if self.gpus > 0 else self.cpus,
+        }
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) over the canonical JSON of `row_settings`."""
+        canonical = json.dumps(self.row_settings(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def job_record(self) -> dict[str, object]:
+        """This job's part of `job.json`: what later runs into the same output are held against."""
+        return {
+            "fingerprint": self.fingerprint(),
+            "model_digest": self.model_digest,
+            "settings": self.row_settings(),
+        }
+
+
+def difference(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """What differs between two `row_settings`, in words: `["detect.score_threshold: 0.3 -> 0.5"]`."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{name}: {_word(before, name)} -> {_word(after, name)}"
+        for name in sorted(before.keys() | after.keys())
+        if _word(before, name) != _word(after, name)
+    ]
+
+
+def _flat(value: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(_flat(item, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = item
+    return flat
+
+
+def _word(flat: Mapping[str, object], name: str) -> str:
+    return json.dumps(flat[name], default=str) if name in flat else "the default"

@@ -1,0 +1,193 @@
+"""Reading a segment job's tables, exactly: their files are those of the commits, never those of a listing.
+
+    run = pipeline.tables.open("s3://bucket/masks/mushrooms")
+    run.images(columns=["image_id", "status"])
+    run.instances(filter=pc.field("score") > 0.5)
+
+A run is what was committed when it was opened, also while the job goes on or after its driver was killed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import Literal, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from pipeline.commit import Commit, attempt_key, public_key
+from pipeline.ledger import Ledger, LedgerError
+from pipeline.manifest import Plan, load_plans
+from pipeline.rowmasks import crop, full_frame_rle, polygons
+from pipeline.schemas import INSTANCES_SCHEMA, SCHEMA_VERSION, VOLATILE_COLUMNS, images_schema
+from pipeline.storage import NotFound, Store, StoreOptions
+
+__all__ = ["Run", "canonical", "crop", "full_frame_rle", "open", "polygons"]
+
+TableName = Literal["instances", "images"]
+READERS = 8
+"""Files read at a time."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def open(uri: str, options: StoreOptions | None = None) -> Run:
+    """The tables of the job whose output is `uri`, as far as they are committed now.
+
+    Raises NotFound where no job ever ran, StoreError when the store cannot be reached, LedgerError for an
+    output that another program wrote.
+    """
+    return Run(Store.open(uri, options))
+
+
+def canonical(table: pa.Table) -> pa.Table:
+    """The part of a table that equal jobs share: without the volatile columns, metadata and chunks.
+
+    Rows are in plan order already, whatever order the shards ran in, so two runs are equal when these are.
+    """
+    kept = table.drop_columns([name for name in VOLATILE_COLUMNS if name in table.column_names])
+    return kept.replace_schema_metadata().unify_dictionaries().combine_chunks()
+
+
+class Run:
+    """One job's output, as committed when it was opened."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.ledger = Ledger(store)
+        self.job: dict[str, object] = self.ledger.job()
+        """What `job.json` says."""
+        self.plans: list[Plan] = load_plans(store)
+        """The frozen inputs, a generation each."""
+        self._revisions = self.ledger.revisions()
+        self.shards: list[str] = [
+            shard for plan in self.plans for shard in plan.shard_ids() if shard in self._revisions
+        ]
+        """Committed shards, in plan order."""
+
+    @cached_property
+    def commits(self) -> list[Commit]:
+        """The records of the committed shards, in plan order."""
+        records = {commit.shard: commit for commit in self.ledger.records(self._revisions)}
+        return [records[shard] for shard in self.shards]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard of every plan is committed."""
+        return len(self.shards) == sum(plan.shards for plan in self.plans)
+
+    def images(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
+        """`images` in plan order: some columns, the rows that `filter` holds for."""
+        return self._table("images", columns, filter)
+
+    def instances(
+        self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
+    ) -> pa.Table:
+        """`instances` in plan order: some columns, the rows that `filter` holds for.
+
+        Without `mask` a fraction of the bytes is read: only the columns asked for leave the store.
+        """
+        return self._table("instances", columns, filter)
+
+    def batches(
+        self,
+        table: TableName,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """The same rows as a stream, for tables larger than memory: some shards are read ahead, no more."""
+        for part in self._parts(table, columns, filter):
+            yield from part.to_batches()
+
+    def schema(self, table: TableName) -> pa.Schema:
+        """A table's columns, those passed through from manifests among them."""
+        if table == "instances":
+            schema = INSTANCES_SCHEMA
+        else:
+            schema = pa.unify_schemas([images_schema(plan.extra) for plan in self.plans] or [images_schema()])
+        return schema.with_metadata(
+            {
+                "condinst.schema": SCHEMA_VERSION,
+                "condinst.fingerprint": str(self.job["fingerprint"]),
+                "condinst.model_digest": str(self.job.get("model_digest", "")),
+            }
+        )
+
+    def _table(
+        self, table: TableName, columns: Sequence[str] | None, filter: pc.Expression | None
+    ) -> pa.Table:
+        schema = self.schema(table)
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
+        parts = [schema.empty_table(), *self._parts(table, columns, filter)]
+        return pa.concat_tables(parts).unify_dictionaries().replace_schema_metadata(schema.metadata)
+
+    def _parts(
+        self, table: TableName, columns: Sequence[str] | None, filter: pc.Expression | None
+    ) -> Iterator[pa.Table]:
+        with ThreadPoolExecutor(READERS) as readers:
+            yield from _ahead(
+                readers, lambda commit: self._read(commit, table, columns, filter), self.commits
+            )
+
+    def _read(
+        self, commit: Commit, table: TableName, columns: Sequence[str] | None, filter: pc.Expression | None
+    ) -> pa.Table:
+        """One shard's rows. Between commit and publication they lie under the attempt's name."""
+        public = public_key(table, commit.shard)
+        for key in (public, attempt_key(commit.shard, commit.attempt, table), public):
+            try:
+                file = self._open(key, commit, table)
+                if file is not None:
+                    return self._scan(file, table, columns, filter)
+            except NotFound:
+                continue
+        raise LedgerError(
+            f"{self.store.join(public)} is missing or is not the file that shard {commit.shard} committed: "
+            "somebody changed the output"
+        )
+
+    def _open(self, key: str, commit: Commit, table: TableName) -> pa.PythonFile | None:
+        """The file of that name, or None if it is not the committed one."""
+        size = commit.files[table].size
+        if self.store.head(key).size != size:
+            return None
+        file = pa.PythonFile(self.store.reader(key, size), mode="r")
+        try:
+            said = (pq.read_schema(file).metadata or {}).get(b"condinst.attempt")
+        except pa.ArrowInvalid:
+            return None
+        return file if said == commit.attempt.encode() else None
+
+    def _scan(
+        self,
+        file: pa.PythonFile,
+        table: TableName,
+        columns: Sequence[str] | None,
+        filter: pc.Expression | None,
+    ) -> pa.Table:
+        fragment = ds.ParquetFileFormat().make_fragment(file)
+        return ds.Scanner.from_fragment(
+            fragment,
+            schema=self.schema(table),
+            columns=None if columns is None else list(columns),
+            filter=filter,
+            use_threads=False,
+        ).to_table()
+
+
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Results in order, with a bounded number computed ahead of whoever takes them."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > READERS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,91 @@
+"""What the engine decides before and around Ray: room for the pool, and when to give up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cluster import shortfall
+from pipeline.engine import FAILURES, NothingWorks, attempt, run_local
+from pipeline.inputs import Inputs
+from pipeline.results import ShardResult
+from pipeline.storage import Unavailable
+from tests.job import Job, settings_of, start
+from tests.tiny import pictures, tiny_weights
+
+
+@pytest.mark.parametrize(
+    ("nodes", "free", "workers", "cpus", "gpus", "said"),
+    [
+        ([{"CPU": 4.0}], {"CPU": 4.0}, 3, 1, 0, None),
+        ([{"CPU": 4.0}], {"CPU": 4.0}, 4, 1, 0, "need 5 free CPUs (one beside the pool), 4 are free"),
+        ([{"CPU": 4.0}], {"CPU": 2.0}, 3, 1, 0, "2 are free"),
+        ([{"CPU": 3.0}, {"CPU": 3.0}], {"CPU": 6.0}, 3, 2, 0, "the cluster's nodes hold 2"),
+        ([{"CPU": 4.0, "GPU": 2.0}], {"CPU": 4.0, "GPU": 2.0}, 2, 1, 1, None),
+        ([{"CPU": 4.0, "GPU": 1.0}], {"CPU": 4.0, "GPU": 1.0}, 2, 1, 1, "nodes hold 1"),
+        ([{"CPU": 9.0, "GPU": 1.0}], {"CPU": 9.0, "GPU": 1.0}, 4, 1, 0.25, None),
+        ([{"CPU": 9.0, "GPU": 1.0}], {"CPU": 9.0, "GPU": 0.5}, 4, 1, 0.25, "0.5 are free"),
+        ([], {}, 1, 1, 0, "nodes hold 0"),
+    ],
+)
+def test_a_pool_that_does_not_fit_is_told_why(
+    nodes: Any, free: Any, workers: int, cpus: int, gpus: float, said: str | None
+) -> None:
+    problem = shortfall(nodes, free, workers, cpus, gpus)
+    if said is None:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert said in problem
+
+
+def test_an_error_is_the_shards_result() -> None:
+    def fail(shard: str) -> ShardResult:
+        raise ValueError(f"no such shard {shard}")
+
+    assert attempt(fail, "0000-000009").error == "ValueError: no such shard 0000-000009"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    source = pictures(tmp_path / "in", 30)
+    return start(settings_of(str(source), tiny_weights(tmp_path), str(tmp_path / "out")), shard_size=1)
+
+
+def failing(first: int, last: int) -> Callable[..., Any]:
+    """A `fetch` that finds the store down for some of its calls."""
+    fetch, calls = Inputs.fetch, 0
+
+    def unreliable(self: Inputs, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if first <= calls <= last:
+            raise Unavailable("s3://images: keeps answering 503")
+        return fetch(self, *arguments)
+
+    return unreliable
+
+
+def test_a_run_in_which_nothing_works_is_given_up(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    results: list[ShardResult] = []
+    monkeypatch.setattr(Inputs, "fetch", failing(1, 10**6))
+    with pytest.raises(
+        NothingWorks, match="10 shards in a row failed, the last with Unavailable: s3://images"
+    ):
+        run_local(job.settings, job.pending, on_result=results.append)
+    assert len(results) == FAILURES < job.plan.shards == 32
+    assert len(job.pending) == 32
+
+
+def test_a_run_outlives_a_bad_patch(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    results: list[ShardResult] = []
+    monkeypatch.setattr(Inputs, "fetch", failing(5, 5 + FAILURES - 2))
+    run_local(job.settings, job.pending, on_result=results.append)
+    failed = [result.shard for result in results if result.error]
+    assert len(failed) == FAILURES - 1
+    assert job.pending == sorted(failed)
+    run_local(job.settings, job.pending, on_result=results.append)
+    assert job.run.complete
