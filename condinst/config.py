@@ -6,9 +6,18 @@ Bounds on sizes are there because a weights file is input from outside.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 Channels = Annotated[int, Field(ge=1, le=4096)]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -125,11 +134,32 @@ class InputConfig(Part):
     """Rule that gives the network input's size before padding to a multiple of 32."""
 
 
+def _pairs(value: object) -> object:
+    return tuple(value.items()) if isinstance(value, Mapping) else value
+
+
+def _by_name(pairs: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(dict(pairs).items()))
+
+
+ClassThresholds = Annotated[
+    tuple[tuple[str, Annotated[float, Field(ge=0, le=1)]], ...],
+    BeforeValidator(_pairs),
+    AfterValidator(_by_name),
+    PlainSerializer(dict, return_type=dict[str, float]),
+]
+"""Threshold by class name; given and written as a mapping, kept as pairs, which nothing can change."""
+
+
 class DetectConfig(Part):
     """From head outputs to an image's instances."""
 
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Candidates must exceed it."""
+    class_thresholds: ClassThresholds = ()
+    """Takes the place of `score_threshold` for the classes it names; a mapping of name to threshold."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The only classes looked for: candidates of others take no place in any limit below. None is all."""
     threshold_on: Literal["product", "class"] = "product"
     """What is compared with the threshold: cls * ctr, or cls alone."""
     rank_on: Literal["product", "class"] = "product"
@@ -146,6 +176,22 @@ class DetectConfig(Part):
     """Instances kept an image."""
     mask_threshold: Annotated[float, Field(ge=0.001, le=0.999)] = 0.5
     """A pixel belongs to the mask if its probability exceeds it."""
+
+    def thresholds(self, names: Sequence[str]) -> tuple[float, ...] | None:
+        """What candidates of each class must exceed, `names` being the model's; None where all are alike.
+
+        Infinity for a class that is not looked for. Raises ValueError for one that the model does not have.
+        """
+        own = dict(self.class_thresholds)
+        unknown = [name for name in (*own, *(self.classes or ())) if name not in names]
+        if unknown:
+            raise ValueError(
+                f"the model has no class {', '.join(map(repr, unknown))}; it has {', '.join(names) or 'none'}"
+            )
+        if not own and self.classes is None:
+            return None
+        wanted = set(names if self.classes is None else self.classes)
+        return tuple(own.get(n, self.score_threshold) if n in wanted else float("inf") for n in names)
 
 
 class ModelConfig(Part):
@@ -166,12 +212,26 @@ class ModelConfig(Part):
             raise ValueError(f"head.groups={self.head.groups} must divide fpn.channels={self.fpn.channels}")
         return self
 
+    @model_validator(mode="after")
+    def _classes_exist(self) -> ModelConfig:
+        self.detect.thresholds(self.classes)
+        return self
+
+
+class BackboneFile(Part):
+    """What a file of backbone weights alone says of itself."""
+
+    backbone: BackboneConfig
+    """What the weights fit."""
+    input: InputConfig
+    """The channel order, mean and std they were trained with; `resize` says nothing here."""
+
 
 def mmdetection_detect() -> DetectConfig:
     """Detection settings of the mmdetection flavour."""
     return DetectConfig(threshold_on="class", rank_on="class", score="product", clip_before_nms=True)
 
 
-def mmdetection_input() -> InputConfig:
-    """Input settings of the mmdetection flavour."""
+def torchvision_input() -> InputConfig:
+    """Input settings of torchvision's ImageNet backbones, and so of the mmdetection flavour."""
     return InputConfig(channel_order="rgb", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))

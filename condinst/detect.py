@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,9 +39,22 @@ class Detections:
         return Detections(**{name: value[keep] for name, value in vars(self).items()})
 
 
-def detect(output: HeadOutput, image: int, size: tuple[int, int], config: DetectConfig) -> Detections:
-    """Detections of one image of a batch; `size` is its (height, width) before padding."""
-    levels = [_level_candidates(output, image, level, size, config) for level in range(len(STRIDES))]
+def detect(
+    output: HeadOutput,
+    image: int,
+    size: tuple[int, int],
+    config: DetectConfig,
+    names: Sequence[str] = (),
+) -> Detections:
+    """Detections of one image of a batch; `size` is its (height, width) before padding.
+
+    `names` are the model's classes, which settings by class need: ValueError for one that is not among them.
+    """
+    own = config.thresholds(names)
+    threshold = config.score_threshold if own is None else output.logits[0].new_tensor(own)
+    levels = [
+        _level_candidates(output, image, level, size, config, threshold) for level in range(len(STRIDES))
+    ]
     merged = Detections(
         **{name: torch.cat([vars(part)[name] for part in levels]) for name in vars(levels[0])}
     )
@@ -49,14 +63,19 @@ def detect(output: HeadOutput, image: int, size: tuple[int, int], config: Detect
 
 
 def _level_candidates(
-    output: HeadOutput, image: int, level: int, size: tuple[int, int], config: DetectConfig
+    output: HeadOutput,
+    image: int,
+    level: int,
+    size: tuple[int, int],
+    config: DetectConfig,
+    threshold: float | Tensor,
 ) -> Detections:
     logits = output.logits[level][image]
     num_classes, h, w = logits.shape
     by_class = logits.sigmoid().permute(1, 2, 0).reshape(h * w, num_classes)
     product = by_class * output.quality[level][image].sigmoid().reshape(h * w, 1)
     measure = product if config.threshold_on == "product" else by_class
-    chosen = (measure > config.score_threshold).flatten().nonzero().squeeze(1)
+    chosen = (measure > threshold).flatten().nonzero().squeeze(1)
     if len(chosen) > config.pre_nms_top_k:
         rank = product if config.rank_on == "product" else by_class
         order = torch.sort(rank.flatten()[chosen], descending=True, stable=True).indices

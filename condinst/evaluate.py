@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,18 @@ SIZES = ("all", "small", "medium", "large")
 
 
 @dataclass(frozen=True)
+class Curves:
+    """Precision against recall, over all sizes."""
+
+    ious: NDArray[np.float64]
+    """(10,) IoU from which a detection counts as right: 0.50, 0.55, ..., 0.95."""
+    recall: NDArray[np.float64]
+    """(101,) recall 0, 0.01, ..., 1."""
+    precision: NDArray[np.float64]
+    """(10, 101, classes) best precision at that recall or more; nan for a class without truth."""
+
+
+@dataclass(frozen=True)
 class Metrics:
     """Of one kind, as pycocotools computes them; nan where there is no truth to measure against."""
 
@@ -32,10 +45,19 @@ class Metrics:
     ap_by_size: dict[str, float]
     """`small` (area under 32^2 pixels), `medium`, `large` (over 96^2)."""
     ap_by_class: dict[str, float]
+    ap50_by_class: dict[str, float]
     ar: float
-    """Average recall with at most `max_dets` detections an image."""
+    """Average recall with at most `max_dets` detections of a class in an image."""
     ar_by_size: dict[str, float]
+    ar_by_dets: dict[int, float]
+    """Average recall with at most 1, 10 and `max_dets`."""
     max_dets: int
+    curves: Curves = field(repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """All but the curves as plain JSON values; None for nan."""
+        figures = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "curves"}
+        return {name: _plain(value) for name, value in figures.items()}
 
 
 def load_truth(annotations: Mapping[str, Any]) -> COCO:
@@ -73,7 +95,8 @@ def evaluate(
 ) -> Metrics:
     """Metrics of COCO results against the truth; every image of the truth counts.
 
-    `max_dets` is the most detections an image that are looked at (COCO's is 100; dense images need more).
+    `max_dets` is the most detections of a class in an image that are looked at (COCO's is 100; dense images
+    need more).
     """
     listed = [_measured(r, kind) for r in results]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -103,10 +126,23 @@ def _metrics(run: COCOeval, truth: COCO, kind: Kind, max_dets: int, at: int) -> 
         ap75=_mean(precision[5, :, :, 0, at]),
         ap_by_size={s: _mean(precision[:, :, :, n, at]) for n, s in enumerate(SIZES) if n},
         ap_by_class={name: _mean(precision[:, :, n, 0, at]) for n, name in enumerate(names)},
+        ap50_by_class={name: _mean(precision[0, :, n, 0, at]) for n, name in enumerate(names)},
         ar=_mean(recall[:, :, 0, at]),
         ar_by_size={s: _mean(recall[:, :, n, at]) for n, s in enumerate(SIZES) if n},
+        ar_by_dets={dets: _mean(recall[:, :, 0, n]) for n, dets in enumerate(run.params.maxDets)},
         max_dets=max_dets,
+        curves=_curves(run, precision[:, :, :, 0, at]),
     )
+
+
+def _curves(run: COCOeval, precision: NDArray[np.float64]) -> Curves:
+    return Curves(run.params.iouThrs, run.params.recThrs, np.where(precision > -1, precision, np.nan))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -1,4 +1,7 @@
-"""A plain training loop in one process: batches in, a trained model out, the same at every run."""
+"""A plain training loop in one process: batches in, a trained model out.
+
+With `torch.use_deterministic_algorithms(True)` and a fixed number of threads, the same at every run.
+"""
 
 from __future__ import annotations
 

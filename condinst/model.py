@@ -98,11 +98,15 @@ class CondInst(nn.Module):
     def predict_prepared(
         self, batch: Sequence[Prepared], detect_config: DetectConfig | None = None
     ) -> list[Instances]:
-        """Instances of images that share one padded size, an entry an image."""
+        """Instances of images that share one padded size, an entry an image.
+
+        Raises ValueError for settings by class that name one which the model does not have.
+        """
         config = detect_config or self.config.detect
         x = to_batch(batch, self.config.input, self.device).to(self.head.logits.weight.dtype)
         dense = self.dense(x)
-        found = [detect(dense.head, n, item.resized, config) for n, item in enumerate(batch)]
+        names = self.config.classes
+        found = [detect(dense.head, n, item.resized, config, names) for n, item in enumerate(batch)]
         parameters = self.generate(dense.head, found)
         return [
             self._finish(item, detections, p, features, config)

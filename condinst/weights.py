@@ -1,31 +1,45 @@
-"""Weights files: safetensors whose metadata carries the model's configuration.
+"""Weights files: safetensors whose metadata carries the configuration of what they hold.
 
-A file is input from outside: the header is bounded by the file's own size, the configuration is validated,
-and every tensor's name and shape is compared with the model before a byte of data is read.
+Two kinds: a whole model, ready for `load`, and a backbone alone, from which training starts
+(`load_backbone`). `weightsfile` reads both with the care that input from outside needs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from condinst.config import ModelConfig, Precision
+from condinst.backbone import FrozenBatchNorm2d
+from condinst.config import BackboneConfig, BackboneFile, InputConfig, ModelConfig, Precision
 from condinst.model import CondInst
+from condinst.weightsfile import BACKBONE, MODEL, WeightsError, parse_config, read_metadata, read_state
 
-FORMAT = "condinst-1"
+__all__ = [
+    "DEMO",
+    "WeightsError",
+    "build",
+    "demo_path",
+    "digest",
+    "load",
+    "load_backbone",
+    "load_for_training",
+    "num_parameters",
+    "read_backbone",
+    "read_config",
+    "read_notes",
+    "resolve",
+    "save",
+    "save_backbone",
+]
+
 DEMO = "demo"
-_CONFIG_BYTES = 1_000_000
-
-
-class WeightsError(Exception):
-    """A weights file that cannot be used; the message names the file, what is wrong and what to do."""
 
 
 def demo_path() -> Path:
@@ -47,6 +61,18 @@ def digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def num_parameters(config: ModelConfig) -> int:
+    """Learnable numbers of a model: all of its weights but what frozen batch norms hold."""
+    with torch.device("meta"):
+        model = CondInst(config)
+    return sum(
+        parameter.numel()
+        for module in model.modules()
+        if not isinstance(module, FrozenBatchNorm2d)
+        for parameter in module.parameters(recurse=False)
+    )
+
+
 def save(
     model: CondInst,
     path: str | Path,
@@ -56,22 +82,22 @@ def save(
 ) -> None:
     """Write a model and its configuration; `dtype` shrinks the tensors, `notes` join the metadata."""
     state = {
-        name: (value.to(dtype) if dtype and value.is_floating_point() else value).contiguous().cpu()
-        for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
+        name: value.to(dtype) if dtype and value.is_floating_point() else value
+        for name, value in _stored(model.state_dict()).items()
     }
-    metadata = {"format": FORMAT, "config": model.config.model_dump_json(), **(notes or {})}
-    save_file(state, str(path), metadata)
+    _write(state, path, {"format": MODEL, "config": model.config.model_dump_json()}, notes)
 
 
 def read_config(path: str | Path) -> ModelConfig:
-    """The configuration inside a file. Raises WeightsError."""
-    return _config_of(resolve(path), _metadata(resolve(path)))
+    """The configuration inside a model's file. Raises WeightsError."""
+    found = resolve(path)
+    return parse_config(found, read_metadata(found), ModelConfig)
 
 
 def read_notes(path: str | Path) -> dict[str, str]:
-    """What else the file says of itself: how and on what it was trained."""
-    return {k: v for k, v in _metadata(resolve(path)).items() if k not in ("format", "config")}
+    """What else a file of either kind says of itself: how and on what it was trained. Raises WeightsError."""
+    metadata = read_metadata(resolve(path), wanted=None)
+    return {k: v for k, v in metadata.items() if k not in ("format", "config")}
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", precision: Precision = "float32") -> CondInst:
@@ -85,65 +111,102 @@ def load(path: str | Path, device: str | torch.device = "cpu", precision: Precis
 def load_for_training(path: str | Path) -> CondInst:
     """The model of a file in float32 with its norms as they are. Raises WeightsError."""
     found = resolve(path)
-    config = _config_of(found, _metadata(found))
+    config = parse_config(found, read_metadata(found), ModelConfig)
+    with torch.device("meta"):
+        shapes = _shapes(CondInst(config).state_dict())
+    return build(config, read_state(found, shapes))
+
+
+def build(config: ModelConfig, state: Mapping[str, Tensor]) -> CondInst:
+    """A model of these weights in float32, without initialising any first; `state` must fit the model."""
     with torch.device("meta"):
         model = CondInst(config)
-    state = _read_state(found, model)
     model.to_empty(device="cpu")
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(dict(state), strict=False)
     for name, buffer in model.named_buffers():
         if name.endswith("num_batches_tracked"):
             buffer.zero_()
     return model
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
-    if metadata.get("format") != FORMAT:
-        raise WeightsError(
-            f"{path}: a safetensors file, but not one of ours (metadata `format` is "
-            f"{metadata.get('format')!r}, expected {FORMAT!r})"
-        )
-    return metadata
+def save_backbone(
+    state: Mapping[str, Tensor],
+    config: BackboneFile,
+    path: str | Path,
+    *,
+    notes: dict[str, str] | None = None,
+) -> None:
+    """Write the weights of a backbone alone, named as in `model.backbone`."""
+    _write(state, path, {"format": BACKBONE, "config": config.model_dump_json()}, notes)
 
 
-def _config_of(path: Path, metadata: dict[str, str]) -> ModelConfig:
-    text = metadata.get("config", "")
-    if len(text) > _CONFIG_BYTES:
-        raise WeightsError(f"{path}: its configuration is {len(text)} bytes, more than {_CONFIG_BYTES}")
-    try:
-        return ModelConfig.model_validate(json.loads(text))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(f"{path}: bad configuration at {place or 'its root'}: {first['msg']}") from None
-    except (json.JSONDecodeError, RecursionError):
-        raise WeightsError(f"{path}: its metadata `config` is not JSON") from None
+def read_backbone(path: str | Path) -> BackboneFile:
+    """What a backbone's file fits, for building a model around it. Raises WeightsError."""
+    found = resolve(path)
+    return parse_config(found, read_metadata(found, BACKBONE), BackboneFile)
 
 
-def _read_state(path: Path, model: CondInst) -> dict[str, torch.Tensor]:
-    expected = {
-        name: tuple(value.shape)
-        for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    with safe_open(str(path), framework="pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        if problem := _mismatch(expected, shapes):
-            raise WeightsError(f"{path}: does not fit its own configuration: {problem}")
-        return {name: file.get_tensor(name).float() for name in shapes}
+def load_backbone(model: CondInst, path: str | Path) -> None:
+    """Put a backbone's file into a model in place; the rest of the model stays as it is.
+
+    Raises WeightsError when the model's backbone is another one, or when its input is normalised otherwise
+    than the weights were trained with. Frozen and trainable batch norm take the same weights.
+    """
+    found = resolve(path)
+    stated = read_backbone(found)
+    if differing := _differences(stated, model.config):
+        raise WeightsError(f"{path}: does not fit the model: {'; '.join(differing)}")
+    model.backbone.load_state_dict(read_state(found, _shapes(model.backbone.state_dict())), strict=False)
 
 
-def _mismatch(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str | None:
-    if missing := sorted(expected.keys() - found.keys()):
-        return f"{len(missing)} tensors are missing, {missing[0]} first"
-    if extra := sorted(found.keys() - expected.keys()):
-        return f"{len(extra)} tensors have no place, {extra[0]} first"
-    for name, shape in expected.items():
-        if found[name] != shape:
-            return f"{name} has shape {found[name]}, expected {shape}"
-    return None
+def _differences(file: BackboneFile, config: ModelConfig) -> list[str]:
+    """What keeps a backbone's file from a model, in words: `backbone.depth is 50, the model has 101`."""
+    basic = file.backbone.depth < 50
+    settings: list[tuple[str, BackboneConfig | InputConfig, BackboneConfig | InputConfig, list[str]]] = [
+        (
+            "backbone",
+            file.backbone,
+            config.backbone,
+            ["depth", "stem_channels", "width"] + ([] if basic else ["stride_in_1x1"]),
+        ),
+        ("input", file.input, config.input, ["channel_order", "mean", "std"]),
+    ]
+    differing = [
+        f"{part}.{name} is {getattr(theirs, name)}, the model has {getattr(ours, name)}"
+        for part, theirs, ours, names in settings
+        for name in names
+        if getattr(theirs, name) != getattr(ours, name)
+    ]
+    if (file.backbone.norm == "group") != (config.backbone.norm == "group"):
+        differing.append(f"backbone.norm is {file.backbone.norm}, the model has {config.backbone.norm}")
+    return differing
+
+
+def _stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state that files hold."""
+    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in _stored(state).items()}
+
+
+def _write(
+    state: Mapping[str, Tensor], path: str | Path, metadata: dict[str, str], notes: dict[str, str] | None
+) -> None:
+    tensors = {name: value.detach().contiguous().cpu() for name, value in state.items()}
+    save_file(tensors, str(path), {**metadata, **(notes or {})})
+    _settle(Path(path))
+
+
+def _settle(path: Path) -> None:
+    """Put the metadata of a file just written in order: it comes at random, and would change the digest."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise RuntimeError(f"{path}: safetensors wrote its header in another way than JSON's shortest")
+        file.seek(8)
+        file.write(text.ljust(length))

@@ -63,6 +63,8 @@ def expected(schema: Schema, top: Schema) -> str:
             return "true or false"
         case "array":
             return f"a list, each {expected(schema['items'], top)}"
+        case "object" if "properties" not in schema:
+            return f"a mapping of names to {expected(schema['additionalProperties'], top)}"
         case "object":
             return f"a mapping with {', '.join(schema['properties'])}"
     return "text"
@@ -134,10 +136,17 @@ def _at(schema: Schema, path: Path) -> Schema | None:
             node = next((choice for choice in _choices(node, schema) if choice.get("type") == "array"), {})
             node = node.get("items", {})
         else:
-            node = _object(node, schema).get("properties", {}).get(part)
+            node = _value_of(_object(node, schema), part)
         if not node:
             return None
     return _object(node, schema) if any(c.get("type") == "object" for c in _choices(node, schema)) else node
+
+
+def _value_of(node: Schema, key: str) -> Schema:
+    """What a mapping may hold under a key: a section's field, or any name's value."""
+    found: Schema | None = node.get("properties", {}).get(key)
+    free = node.get("additionalProperties")
+    return found or (free if isinstance(free, dict) else {})
 
 
 def _choices(node: Schema, schema: Schema) -> list[Schema]:

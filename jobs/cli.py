@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs import weights_cli
 from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain
+from jobs.evaluate_cli import evaluate
+from jobs.options import Anonymous, Endpoint, Profile, Region
+from jobs.upkeep_cli import vacuum, verify
 
 if TYPE_CHECKING:
     from jobs.spec import SegmentSpec
@@ -44,6 +48,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(weights_cli.app, name="weights")
+
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str],
@@ -54,10 +60,6 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-Endpoint = Annotated[str | None, typer.Option(help="Address of an S3-compatible server.", show_default=False)]
-Region = Annotated[str | None, typer.Option(help="Region of the bucket.", show_default=False)]
-Profile = Annotated[str | None, typer.Option(help="Profile in ~/.aws/config.", show_default=False)]
-Anonymous = Annotated[bool, typer.Option("--anonymous", help="Read a public bucket without credentials.")]
 
 
 def main() -> None:
@@ -206,6 +208,11 @@ def status(
     from pipeline.storage import StoreOptions
 
     show_status(output, StoreOptions(endpoint, region, profile, anonymous))
+
+
+app.command()(verify)
+app.command()(vacuum)
+app.command()(evaluate)
 
 
 @app.command()

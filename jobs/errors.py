@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     STORE = 3
     INCOMPLETE = 4
     REFUSED = 5
+    DAMAGED = 6
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -27,6 +28,7 @@ EXIT_CODES: dict[ExitCode, str] = {
     ExitCode.STORE: "a store that cannot be reached, or denies access",
     ExitCode.INCOMPLETE: "the run ended with shards missing; run it again to do the rest",
     ExitCode.REFUSED: "refused: the output belongs to other settings, or the cluster is too small",
+    ExitCode.DAMAGED: "the output contradicts itself; `condinst verify` says where, and what to do",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; what is committed stays, run it again to go on",
     ExitCode.TERMINATED: "ended by SIGTERM; the same",
 }

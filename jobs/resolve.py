@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from condinst.config import ModelConfig
+from condinst.config import DetectConfig, ModelConfig
 from condinst.weights import DEMO, digest, read_config
 from jobs.errors import JobError
 from jobs.spec import InputSection, SegmentSpec, StoreSection
@@ -56,12 +56,16 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
     """The settings of a spec's workers: absolute places, the weights' digest, no `auto`.
 
     `standing` is the output's job, whose decision on `auto` stays. Raises WeightsError or StoreError when the
-    weights cannot be had.
+    weights cannot be had, JobError for a class that they do not have.
     """
     weights = _place(spec.model.weights) if spec.model.weights != DEMO else DEMO
     model_digest, config = identify(weights)
     own = config.detect.model_dump()
     stated = spec.model.detect_overrides()
+    try:
+        DetectConfig.model_validate({**own, **stated}).thresholds(config.classes)
+    except ValueError as error:
+        raise JobError(f"model: {error}") from None
     return SegmentSettings(
         output=locate(spec.output.uri).uri,
         output_options=options_of(spec.output),

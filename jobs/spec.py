@@ -6,6 +6,7 @@ The descriptions are the reference: `condinst schema` hands them to editors, `do
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -162,6 +163,16 @@ class ModelSection(Section):
     score_threshold: float | None = Field(
         default=None, ge=0, le=1, description="Instances that score lower are left out."
     )
+    class_thresholds: Mapping[str, Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        default=None,
+        description="Another `score_threshold` for some classes, by name: `{leaf: 0.5, stone: 0.2}`.",
+    )
+    classes: Texts | None = Field(
+        default=None,
+        min_length=1,
+        description="The only classes to look for, by name; others take no place in the limits below. "
+        "Default: all.",
+    )
     max_instances: int | None = Field(
         default=None, ge=1, le=10_000, description="Most instances kept in one image; the best by score."
     )
@@ -178,9 +189,11 @@ class ModelSection(Section):
         description="Most candidates of each pyramid level that enter non-maximum suppression.",
     )
 
-    def detect_overrides(self) -> dict[str, float | int]:
+    def detect_overrides(self) -> dict[str, object]:
         """The detection settings that the spec states."""
-        stated: dict[str, float | int] = self.model_dump(exclude={"weights"}, exclude_none=True)
+        stated: dict[str, object] = self.model_dump(exclude={"weights"}, exclude_none=True)
+        if self.classes is not None:
+            stated["classes"] = tuple(sorted(set(self.classes)))
         return stated
 
 

@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.errors import EXIT_CODES, ExitCode
 
-COMMANDS = ("predict", "run", "try", "plan", "status", "schema", "demo", "demo-model")
+COMMANDS = (
+    *("predict", "run", "try", "plan", "status", "verify", "vacuum", "evaluate", "weights", "schema"),
+    *("demo", "demo-model"),
+)
 
 
 def help_of(*arguments: str) -> str:

@@ -10,8 +10,9 @@ import torch
 from parity import FOLDER, sets, unpack
 
 from condinst import rle
+from condinst.checkpoint import read_checkpoint
 from condinst.config import ModelConfig
-from condinst.convert import convert, read_checkpoint
+from condinst.convert import convert
 from condinst.detect import detect
 from condinst.model import CondInst, DenseOutput
 from condinst.preprocess import Prepared, to_batch
@@ -61,7 +62,7 @@ class Case:
 
 def load_model(path) -> CondInst:
     name = path.name.removesuffix("_infer.npz")
-    return convert(read_checkpoint(FOLDER / f"{name}.pth")).model.eval()
+    return convert(read_checkpoint(FOLDER / f"{name}.pth").tensors).model.eval()
 
 
 @pytest.fixture(scope="module", params=sets("*_infer.npz"))

@@ -10,8 +10,10 @@ import torch
 from parity import FOLDER, sets, unpack
 
 from condinst.boxinst import colour_similarity
-from condinst.convert import convert, our_key, read_checkpoint
+from condinst.checkpoint import read_checkpoint
+from condinst.convert import convert
 from condinst.criterion import Criterion, LossConfig
+from condinst.keys import our_key
 from condinst.model import CondInst
 from condinst.preprocess import Prepared, padded_size, to_batch
 from condinst.targets import Target, assign, centerness
@@ -51,7 +53,7 @@ class Step:
         self.variant, self.arrays = variant, np.load(path)
         self.boxes_only = bool(given["BOXINST"]["ENABLED"])
         self.bottom = int(given["BOXINST"]["BOTTOM_PIXELS_REMOVED"])
-        self.model: CondInst = convert(read_checkpoint(FOLDER / f"{name}.pth")).model.train()
+        self.model: CondInst = convert(read_checkpoint(FOLDER / f"{name}.pth").tensors).model.train()
         self.model.backbone.freeze(int(given["BACKBONE"]["FREEZE_AT"]))
         self.criterion = Criterion(self._config(given))
         if variant.startswith("b_"):

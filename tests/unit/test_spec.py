@@ -55,7 +55,7 @@ def test_several_inputs() -> None:
     [
         ("score_threshold", "scoer_threshold", "spec.yaml:6:3: model.scoer_threshold: unknown key; did you mean score_threshold?"),
         ("name: beds", "max_instances: 3\nname: beds", "spec.yaml:2:1: max_instances: unknown key here; did you mean model.max_instances?"),
-        ("weights: demo", "zzz: demo", "spec.yaml:5:3: model.zzz: unknown key; expected one of weights, score_threshold, max_instances, nms_iou, pre_nms_top_k"),
+        ("weights: demo", "zzz: demo", "spec.yaml:5:3: model.zzz: unknown key; expected one of weights, score_threshold, class_thresholds, classes, max_instances, nms_iou, pre_nms_top_k"),
         ("0.3", "1.5", "spec.yaml:6:20: model.score_threshold: 1.5 was given; expected a number from 0 to 1"),
         ("0.3", '"0.3"', "spec.yaml:6:20: model.score_threshold: the text '0.3' was given; expected a number from 0 to 1"),
         ("0.3", "true", "spec.yaml:6:20: model.score_threshold: true was given; expected a number from 0 to 1"),

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import condinst
 from condinst import weights
+from condinst.checkpoint import read_checkpoint
 from condinst.config import (
     BackboneConfig,
     FixedScale,
@@ -24,8 +25,9 @@ from condinst.config import (
     MaskConfig,
     ModelConfig,
 )
-from condinst.convert import convert, read_checkpoint
-from condinst.weights import FORMAT, WeightsError
+from condinst.convert import convert
+from condinst.weights import WeightsError
+from condinst.weightsfile import MODEL
 
 
 def small(depth: int = 18, norm: str = "batch") -> condinst.CondInst:
@@ -71,7 +73,7 @@ def test_digest_is_of_the_bytes(tmp_path: Path) -> None:
 
 
 def metadata() -> dict[str, str]:
-    return {"format": FORMAT, "config": small().config.model_dump_json()}
+    return {"format": MODEL, "config": small().config.model_dump_json()}
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -116,7 +118,7 @@ def test_foreign_and_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="not one of ours"):
         condinst.load(written(path, state(), {"format": "pt"}))
     with pytest.raises(WeightsError, match="not JSON"):
-        condinst.load(written(path, state(), {"format": FORMAT, "config": "{"}))
+        condinst.load(written(path, state(), {"format": MODEL, "config": "{"}))
 
 
 def test_ten_claimed_gigabytes_are_refused_before_they_are_allocated(tmp_path: Path) -> None:
@@ -133,11 +135,11 @@ def test_ten_claimed_gigabytes_are_refused_before_they_are_allocated(tmp_path: P
     huge = small().config.model_dump()
     huge["backbone"]["width"] = 10**9
     with pytest.raises(WeightsError, match=r"backbone\.width"):
-        condinst.load(written(path, state(), {"format": FORMAT, "config": json.dumps(huge)}))
+        condinst.load(written(path, state(), {"format": MODEL, "config": json.dumps(huge)}))
     wide = small().config.model_dump()
     wide["backbone"]["width"] = 4096
     with pytest.raises(WeightsError, match="does not fit its own configuration"):
-        condinst.load(written(path, state(), {"format": FORMAT, "config": json.dumps(wide)}))
+        condinst.load(written(path, state(), {"format": MODEL, "config": json.dumps(wide)}))
 
 
 class _Attack:

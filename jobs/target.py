@@ -1,0 +1,27 @@
+"""The OUTPUT that a command is given: a job's output, or the spec file that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs.check import load
+from jobs.errors import JobError
+from jobs.resolve import open_output
+from pipeline.storage import Store, StoreOptions
+
+
+def open_target(target: str, options: StoreOptions) -> Store:
+    """The output's store; a spec file brings its own options. Raises SpecError, StoreError."""
+    if target.endswith((".yaml", ".yml")) and Path(target).is_file():
+        return open_output(load(Path(target)))
+    return Store.open(target, options)
+
+
+def no_job(store: Store) -> JobError:
+    """What to raise where no job ever ran."""
+    return JobError(f"{store.uri} holds no job (no job.json); give the output.uri of a job that was started")
+
+
+def one_line(text: str) -> str:
+    """Text with whatever could move a terminal's cursor written out: names come from outside."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
