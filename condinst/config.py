@@ -154,14 +154,16 @@ ClassThresholds = Annotated[
 class DetectConfig(Part):
     """From head outputs to an image's instances."""
 
-    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Candidates must exceed it."""
+    candidate_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """The papers' threshold: what `threshold_on` names must exceed it."""
+    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """An instance's score must exceed it, on top of `candidate_threshold`."""
     class_thresholds: ClassThresholds = ()
     """Takes the place of `score_threshold` for the classes it names; a mapping of name to threshold."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The only classes looked for: candidates of others take no place in any limit below. None is all."""
     threshold_on: Literal["product", "class"] = "product"
-    """What is compared with the threshold: cls * ctr, or cls alone."""
+    """What is compared with `candidate_threshold`: cls * ctr, or cls alone."""
     rank_on: Literal["product", "class"] = "product"
     """What the best `pre_nms_top_k` are chosen by."""
     score: Literal["sqrt_product", "product"] = "sqrt_product"
@@ -178,7 +180,7 @@ class DetectConfig(Part):
     """A pixel belongs to the mask if its probability exceeds it."""
 
     def thresholds(self, names: Sequence[str]) -> tuple[float, ...] | None:
-        """What candidates of each class must exceed, `names` being the model's; None where all are alike.
+        """What scores of each class must exceed, `names` being the model's; None where all are alike.
 
         Infinity for a class that is not looked for. Raises ValueError for one that the model does not have.
         """

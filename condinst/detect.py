@@ -75,7 +75,8 @@ def _level_candidates(
     by_class = logits.sigmoid().permute(1, 2, 0).reshape(h * w, num_classes)
     product = by_class * output.quality[level][image].sigmoid().reshape(h * w, 1)
     measure = product if config.threshold_on == "product" else by_class
-    chosen = (measure > threshold).flatten().nonzero().squeeze(1)
+    scores = product.sqrt() if config.score == "sqrt_product" else product
+    chosen = ((measure > config.candidate_threshold) & (scores > threshold)).flatten().nonzero().squeeze(1)
     if len(chosen) > config.pre_nms_top_k:
         rank = product if config.rank_on == "product" else by_class
         order = torch.sort(rank.flatten()[chosen], descending=True, stable=True).indices
@@ -84,10 +85,9 @@ def _level_candidates(
     positions = locations(h, w, STRIDES[level], logits.device)[index]
     distances = output.distances[level][image].flatten(1).T[index] * STRIDES[level]
     boxes = torch.cat((positions - distances[:, :2], positions + distances[:, 2:]), dim=1)
-    scores = product.flatten()[chosen]
     return Detections(
         boxes=clip_boxes(boxes, size) if config.clip_before_nms else boxes,
-        scores=scores.sqrt() if config.score == "sqrt_product" else scores,
+        scores=scores.flatten()[chosen],
         classes=chosen % num_classes,
         level=torch.full_like(index, level),
         index=index,

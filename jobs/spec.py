@@ -161,7 +161,7 @@ class ModelSection(Section):
         description="`demo` (comes with the project), a safetensors file, or its URI.",
     )
     score_threshold: float | None = Field(
-        default=None, ge=0, le=1, description="Instances that score lower are left out."
+        default=None, ge=0, le=1, description="Instances whose score does not exceed it are left out."
     )
     class_thresholds: Mapping[str, Annotated[float, Field(ge=0, le=1)]] | None = Field(
         default=None,

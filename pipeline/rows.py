@@ -41,11 +41,9 @@ class Outcome:
         return 0 if self.found is None else len(self.found)
 
 
-def visible(found: Instances, classes: NDArray[np.int64] | None = None) -> Instances:
-    """The instances whose mask has a pixel and whose class is among `classes` (None: any), in their order."""
+def visible(found: Instances) -> Instances:
+    """The instances whose mask has a pixel, in their order."""
     keep = found.masks.area > 0
-    if classes is not None:
-        keep &= np.isin(found.classes, classes)
     return Instances(found.boxes[keep], found.scores[keep], found.classes[keep], found.masks[keep])
 
 

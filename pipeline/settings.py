@@ -32,8 +32,6 @@ class SegmentSettings:
     precision: str = "float32"
     detect: Mapping[str, object] = field(default_factory=dict)
     """Overrides of the model's `DetectConfig`, by field."""
-    classes: tuple[str, ...] | None = None
-    """Names of the classes to keep; None keeps all."""
     batch_images: int = 8
     """Most images in one batch."""
     batch_pixels: int = 2**25
@@ -63,7 +61,6 @@ class SegmentSettings:
             "model_digest": self.model_digest,
             "precision": self.precision,
             "detect": dict(self.detect),
-            "classes": None if self.classes is None else list(self.classes),
             "batch_images": self.batch_images,
             "batch_pixels": self.batch_pixels,
             "limits": {"pixels": self.limits.pixels, "bytes": self.limits.bytes},

@@ -127,7 +127,7 @@ class Store:
 
         Nothing when nothing is there. Keys come raw, those that cannot be asked for too: see `problem`.
         """
-        if ".." in prefix.split("/"):
+        if ".." in prefix.split("/")[:-1]:  # what follows the last slash is the beginning of a name
             raise StoreError(f"{printable(self.join(prefix))} leads out of {self.uri}")
         skip = len(self._prefix)
         for info in self._backend.list(self._prefix + prefix):

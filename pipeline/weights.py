@@ -44,6 +44,10 @@ def load_model(settings: SegmentSettings) -> condinst.CondInst:
 
 
 def detect_config(model: condinst.CondInst, settings: SegmentSettings) -> DetectConfig:
-    """The model's own detection settings with the job's in their place. Raises ValueError for a bad one."""
-    merged = {**model.config.detect.model_dump(), **settings.detect}
-    return DetectConfig.model_validate(merged)
+    """The model's own detection settings with the job's in their place.
+
+    Raises ValueError for a bad one, and for a class that the model does not have.
+    """
+    merged = DetectConfig.model_validate({**model.config.detect.model_dump(), **settings.detect})
+    merged.thresholds(model.config.classes)
+    return merged

@@ -13,9 +13,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.batching import batches
 from pipeline.clock import Clock
 from pipeline.commit import Commit, TableFile
@@ -53,7 +50,6 @@ class Worker:
         self._plans_lock = threading.Lock()
         self._tickets = itertools.count()
         self._model = load_model(settings)
-        self._classes = self._kept_classes()
         detect = detect_config(self._model, settings)
         self._inference = Inference(
             lambda batch: self._model.predict_prepared(batch, detect), threads=settings.cpus
@@ -133,7 +129,7 @@ class Worker:
             return replace(
                 outcome, status=Status.FAILED, error=describe(inferred.found), infer_ms=inferred.ms
             )
-        found = visible(inferred.found, self._classes)
+        found = visible(inferred.found)
         status = Status.OK if len(found) else Status.EMPTY
         return replace(outcome, status=status, found=found, infer_ms=inferred.ms)
 
@@ -163,15 +159,6 @@ class Worker:
             committed=time.time(),
             work=clock.work(self.id),
         )
-
-    def _kept_classes(self) -> NDArray[np.int64] | None:
-        wanted, names = self.settings.classes, self._model.config.classes
-        if wanted is None:
-            return None
-        unknown = sorted(set(wanted) - set(names))
-        if unknown:
-            raise ValueError(f"the model has no class {', '.join(unknown)}; it has {', '.join(names)}")
-        return np.array([names.index(name) for name in wanted], dtype=np.int64)
 
 
 def _result(ruling: Commit, attempt: str, clock: Clock, worker: str) -> ShardResult:

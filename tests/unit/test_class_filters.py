@@ -39,9 +39,9 @@ def test_a_filtered_class_uses_up_no_budget() -> None:
 
 
 def test_a_class_has_its_own_threshold_and_others_the_common_one() -> None:
-    places = {(0, 3, 0): 0.0, (0, 40, 1): 0.0, (0, 20, 0): 3.0}  # probabilities 0.5, 0.5, 0.95
+    places = {(0, 3, 0): 0.0, (0, 40, 1): 0.0, (0, 20, 0): 3.0}  # scores sqrt of 0.5, 0.5, 0.95
     assert len(found(DetectConfig(), places)) == 3
-    strict = DetectConfig(class_thresholds={"leaf": 0.6})
+    strict = DetectConfig(class_thresholds={"leaf": 0.75})
     assert found(strict, places) == [(20, 0), (40, 1)]
     lenient = DetectConfig(score_threshold=0.9, class_thresholds={"tree": 0.2})
     assert found(lenient, places) == [(20, 0), (40, 1)]
@@ -52,10 +52,10 @@ def test_a_class_has_its_own_threshold_and_others_the_common_one() -> None:
     common=st.floats(0, 1),
     own=st.dictionaries(st.sampled_from(NAMES), st.floats(0, 1)),
     classes=st.none() | st.lists(st.sampled_from(NAMES), min_size=1).map(tuple),
-    on=st.sampled_from(["product", "class"]),
+    score=st.sampled_from(["product", "sqrt_product"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_what_is_kept_is_what_exceeds_its_class_threshold(seed, common, own, classes, on) -> None:
+def test_what_is_kept_is_what_exceeds_its_class_threshold(seed, common, own, classes, score) -> None:
     torch.manual_seed(seed)
     output = head_output({})
     output.logits[0] = torch.randn(1, 2, 8, 8) * 3
@@ -63,16 +63,17 @@ def test_what_is_kept_is_what_exceeds_its_class_threshold(seed, common, own, cla
         score_threshold=common,
         class_thresholds=own,
         classes=classes,
-        threshold_on=on,
+        candidate_threshold=0.0,
+        score=score,
         nms_iou=1.0,
         max_instances=1000,
     )
     out = detect(output, 0, (64, 64), config, NAMES)
     kept = set(zip(out.level.tolist(), out.index.tolist(), out.classes.tolist(), strict=True))
     for level, logits in enumerate(output.logits):
-        measure = logits[0].sigmoid()
-        if on == "product":
-            measure = measure * output.quality[level][0].sigmoid()
+        measure = logits[0].sigmoid() * output.quality[level][0].sigmoid()
+        if score == "sqrt_product":
+            measure = measure.sqrt()
         for c, name in enumerate(NAMES):
             allowed = classes is None or name in classes
             threshold = torch.tensor(own.get(name, common))

@@ -78,3 +78,15 @@ def test_limits_are_settings() -> None:
 def test_clip_boxes() -> None:
     boxes = torch.tensor([[-5.0, -1, 70, 20], [10, 10, 20, 99]])
     assert clip_boxes(boxes, (30, 60)).tolist() == [[0, 0, 60, 20], [10, 10, 20, 30]]
+
+
+def test_the_papers_threshold_is_on_candidates_and_the_jobs_on_scores() -> None:
+    output = head_output({(0, n, 0): float(n) / 8 - 3 for n in range(64)})  # the quality is sure
+    every = DetectConfig(candidate_threshold=0.0, nms_iou=1.0, max_instances=1000)
+    scores = detect(output, 0, (64, 64), every).scores
+    probability = scores.square()
+    papers = detect(output, 0, (64, 64), every.model_copy(update={"candidate_threshold": 0.3})).scores
+    assert torch.equal(papers, scores[probability > 0.3])
+    ours = detect(output, 0, (64, 64), every.model_copy(update={"score_threshold": 0.3})).scores
+    assert torch.equal(ours, scores[scores > 0.3])
+    assert len(ours) > len(papers) > 0

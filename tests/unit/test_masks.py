@@ -170,7 +170,7 @@ def test_many_instances_are_worked_through_in_parts():
     assert full_frame(masks[picked], (1600, 2176)) == want
 
 
-MEMORY = """
+MEMORY = r"""
 import re, torch
 from condinst.masks import full_size_masks
 y, x = torch.meshgrid(torch.arange(200.0), torch.arange(272.0), indexing="ij")

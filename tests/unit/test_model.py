@@ -30,7 +30,7 @@ def images() -> list[np.ndarray]:
     return [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
 
 
-CONFIG = DetectConfig(score_threshold=0.0, max_instances=150, nms_iou=0.9)
+CONFIG = DetectConfig(candidate_threshold=0.0, max_instances=150, nms_iou=0.9)
 
 
 def assert_close(a: Instances, b: Instances) -> None:

@@ -31,7 +31,7 @@ class Case:
             given = json.loads(str(self.arrays["params"]))
             self.detect_config = self.detect_config.model_copy(
                 update={
-                    "score_threshold": given["score_thresh"],
+                    "candidate_threshold": given["score_thresh"],
                     "pre_nms_top_k": given["pre_topk"],
                     "max_instances": given["post_topk"],
                 }

@@ -27,7 +27,7 @@ CHANGES_ROWS = {
     "precision": {"precision": "bfloat16"},
     "detect.score_threshold": {"detect": {"score_threshold": 0.5, "max_instances": 300}},
     "detect.nms_iou": {"detect": {**SETTINGS.detect, "nms_iou": 0.5}},
-    "classes": {"classes": ("tree",)},
+    "detect.classes": {"detect": {"score_threshold": 0.3, "max_instances": 300, "classes": ("tree",)}},
     "batch_images": {"batch_images": 4},
     "batch_pixels": {"batch_pixels": 2**20},
     "limits.pixels": {"limits": DecodeLimits(pixels=1000)},

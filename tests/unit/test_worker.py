@@ -212,7 +212,9 @@ def test_an_image_that_the_model_fails_on_costs_itself(
 
 
 def test_only_the_classes_asked_for_have_rows(folder: Path, job_of: Callable[..., Job]) -> None:
-    whole, part = job_of(str(folder)), job_of(str(folder), classes=("stone",))
+    asked = {"score_threshold": 0.5, "max_instances": 1000}
+    whole = job_of(str(folder), detect=asked)
+    part = job_of(str(folder), detect=asked | {"classes": ("stone",)})
     do(whole)
     do(part)
     expected = [row for row in whole.run.instances().to_pylist() if row["category"] == "stone"]
@@ -221,8 +223,8 @@ def test_only_the_classes_asked_for_have_rows(folder: Path, job_of: Callable[...
     assert {r["category"] for r in found} == {"stone"}
     firsts = [r["instance_id"] for r in found if r["image_id"] == found[0]["image_id"]]
     assert firsts == list(range(len(firsts)))
-    with pytest.raises(ValueError, match="no class shrub"):
-        Worker(job_of(str(folder), classes=("shrub",)).settings)
+    with pytest.raises(ValueError, match="no class 'shrub'"):
+        Worker(job_of(str(folder), detect={"classes": ("shrub",)}).settings)
 
 
 def test_columns_of_the_users_manifest_pass_through(tmp_path: Path, job_of: Callable[..., Job]) -> None:
