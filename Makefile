@@ -32,4 +32,4 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python -m tests.bench.$(or $(BENCH),pipeline)
+	$(BIN)/python -m tests.bench.$(or $(BENCH),masks)
