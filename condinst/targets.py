@@ -55,17 +55,6 @@ class Target:
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         return Target(boxes, classes, centers, rows[:, :, None] & columns[:, None, :])
 
-    def to(self, device: torch.device) -> Target:
-        """The same on another device."""
-        semantic = None if self.semantic is None else self.semantic.to(device)
-        return Target(
-            self.boxes.to(device),
-            self.classes.to(device),
-            self.centers.to(device),
-            self.masks.to(device),
-            semantic,
-        )
-
 
 def centroids(bitmasks: Tensor) -> Tensor:
     """(g, 2) float32 mean x, y pixel index of (g, H, W) bool masks."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.check import load
-from jobs.errors import JobError
 from jobs.progress import duration
-from jobs.resolve import open_output, standing_job
+from jobs.resolve import standing_job
 from jobs.tally import Tally
+from jobs.target import no_job, open_target
 from pipeline.ledger import Ledger
 from pipeline.manifest import load_plans
 from pipeline.storage import Store, StoreError, StoreOptions
@@ -31,13 +29,11 @@ def show_status(target: str, options: StoreOptions, console: Console | None = No
     Raises JobError where no job ever ran, StoreError when the store cannot be reached.
     """
     console = console or Console()
-    store = _open(target, options)
+    store = open_target(target, options)
     ledger = Ledger(store)
     job = standing_job(ledger)
     if job is None:
-        raise JobError(
-            f"{store.uri} holds no job (no job.json); give the output.uri of a job that was started"
-        )
+        raise no_job(store)
     plans = load_plans(store)
     tally = Tally.of(ledger.records())
     shards, images = sum(plan.shards for plan in plans), sum(plan.images for plan in plans)
@@ -47,12 +43,6 @@ def show_status(target: str, options: StoreOptions, console: Console | None = No
         console.print(_outlook(signs, images - tally.images), highlight=False)
         if signs:
             console.print(_workers(signs))
-
-
-def _open(target: str, options: StoreOptions) -> Store:
-    if target.endswith((".yaml", ".yml")) and Path(target).is_file():
-        return open_output(load(Path(target)))
-    return Store.open(target, options)
 
 
 def _overview(job: dict[str, object], shards: int, images: int, tally: Tally) -> Table:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 NEW, DUPLICATE, CONFLICT = 0, 1, 2
-Verdict = Literal[0, 1, 2]
 Hashes = NDArray[np.int64]
 
 

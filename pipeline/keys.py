@@ -11,8 +11,6 @@ from pipeline.objects import StoreError
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "azure": "az"}
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-ODD = r"[\x00-\x1f\x7f]|//|^/|/$|^$|(^|/)\.\.?(/|$)"
-"""Finds the names that `addressable` objects to, save those that are not UTF-8: one pass over a column."""
 
 
 def addressable(key: str) -> str | None:
