@@ -8,17 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.commit import Work
+from pipeline.steps import Step, reached
 
 STAGES = ("wait", "fetch", "decode", "prepare", "model", "encode", "write", "commit")
 
+_ANNOUNCED: dict[str, Step] = {"fetch": "fetch", "decode": "decode", "encode": "encode"}
 _UNIX = time.time() - time.monotonic()
 """Added to the monotonic clock gives Unix time, the same for every shard of this process."""
 
 
 class Clock:
-    """Seconds of one shard. Stages overlap and run in several threads, so they add up to more than passes."""
+    """Seconds of one shard. Stages overlap and run in several threads, so they add up to more than passes.
 
-    def __init__(self) -> None:
+    The stages that are steps (`pipeline.steps`) are announced as they begin.
+    """
+
+    def __init__(self, shard: str = "") -> None:
+        self.shard = shard
         self._lock = threading.Lock()
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._first: float | None = None
@@ -28,6 +34,8 @@ class Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count the time of a block to a stage, however it ends."""
+        if step := _ANNOUNCED.get(name):
+            reached(step, self.shard)
         start = time.monotonic()
         try:
             yield

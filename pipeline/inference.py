@@ -15,6 +15,7 @@ import torch
 from condinst.model import Instances
 from condinst.preprocess import Prepared
 from pipeline.clock import Clock
+from pipeline.steps import reached
 
 Predict = Callable[[Sequence[Prepared]], list[Instances]]
 
@@ -73,6 +74,7 @@ class Inference:
 
     def _infer(self, batch: Sequence[Prepared], clock: Clock) -> list[Inferred]:
         """A batch that fails is run again image by image, so that only the culprit fails."""
+        reached("infer", clock.shard)
         start = time.monotonic()
         try:
             found: list[Instances] | Exception = self._predict(batch)

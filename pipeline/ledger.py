@@ -28,9 +28,11 @@ from pipeline.commit import (
 from pipeline.manifest import Plan
 from pipeline.schemas import TABLES
 from pipeline.settings import difference
+from pipeline.steps import Step, reached
 from pipeline.storage import NotFound, Store, StoreError
 
 JOB_KEY = "job.json"
+WRITTEN: tuple[Step, ...] = ("first_written", "second_written")
 READERS = 16
 """Records fetched at a time."""
 
@@ -129,8 +131,9 @@ class Ledger:
 
     def write(self, shard: str, attempt: str, files: Mapping[str, bytes]) -> None:
         """Put an attempt's own files, a file a table."""
-        for table in TABLES:
+        for table, step in zip(TABLES, WRITTEN, strict=True):
             self.store.put(attempt_key(shard, attempt, table), files[table])
+            reached(step, shard)
 
     def abandon(self, shard: str, attempt: str) -> None:
         """Take back an attempt that an error ended before it asked to be committed, as far as the store lets.
@@ -148,7 +151,9 @@ class Ledger:
         Raises StoreError when the store cannot be reached; the shard may then be committed or not, and a
         later attempt or `repair` settles it.
         """
+        reached("commit", record.shard)
         ruling = record if self._create(record) else self._standing(record)
+        reached("committed", record.shard)
         self.publish(ruling)
         if ruling.attempt != record.attempt:
             self._sweep(record.shard, record.attempt)
@@ -160,7 +165,11 @@ class Ledger:
         Safe to repeat, and to run beside other publishers of the shard. Raises LedgerError when a file is
         gone.
         """
-        copied = [self._copy(commit, table) for table in TABLES]
+        copied = []
+        for table in TABLES:
+            copied.append(self._copy(commit, table))
+            if len(copied) == 1:
+                reached("publish", commit.shard)
         # These copies may have overtaken a newer revision's publisher: then its files go on top again.
         newer = self._ruling(commit.shard, from_revision=commit.revision + 1)
         if newer is not None:

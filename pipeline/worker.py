@@ -75,7 +75,7 @@ class Worker:
 
         Raises StoreError when a store cannot be reached; the shard can be tried again at any time.
         """
-        ticket, clock = next(self._tickets), Clock()
+        ticket, clock = next(self._tickets), Clock(shard)
         plan, refs = self._read(shard)
         attempt = self._ledger.begin(shard, self.id)
         with self._progress.shard(shard, len(refs)):
