@@ -6,12 +6,15 @@ A mask is a crop with its place, so that an example of many instances stays smal
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 
+from condinst.config import Part
 from condinst.preprocess import padded_size
 from condinst.targets import Target
 
@@ -64,7 +67,8 @@ def trim(m: CropMask, min_pixels: int = 1) -> CropMask | None:
     if m.mask.sum() < max(min_pixels, 1):
         return None
     rows, columns = np.flatnonzero(m.mask.any(1)), np.flatnonzero(m.mask.any(0))
-    part = m.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    # A copy: a view would keep the whole frame that it was cut from.
+    part = m.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
     return replace(m, x=m.x + int(columns[0]), y=m.y + int(rows[0]), mask=part)
 
 
@@ -121,20 +125,56 @@ def colour(example: Example, random: Random, strength: float = 0.25) -> Example:
     return replace(example, image=image.clip(0, 255).astype(np.uint8))
 
 
-def random_view(
-    example: Example, random: Random, size: int, scales: tuple[float, float] = (0.75, 1.35)
-) -> Example:
-    """A square of `size` pixels: rescaled, cropped, flipped, turned and recoloured at random."""
-    scale = float(np.exp(random.uniform(*np.log(scales))))
+class AugmentConfig(Part):
+    """How training views are made of images."""
+
+    size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] = 320
+    """Edge of the square views the network learns from, network input pixels; a multiple of 32."""
+    smallest_scale: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """Least factor by which a view is rescaled, on top of the model's own resize rule."""
+    largest_scale: Annotated[float, Field(ge=1, le=10)] = 1.35
+    """Largest such factor."""
+    flip: bool = True
+    """Mirror half of the views left to right."""
+    turns: bool = True
+    """Turn views by 0, 90, 180 or 270 degrees: for images without an up, as from the air."""
+    colour: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Most change of brightness and contrast; half of it of each channel."""
+
+
+def random_view(example: Example, random: Random, config: AugmentConfig, base_scale: float = 1.0) -> Example:
+    """A square of `config.size` pixels: rescaled, cropped, flipped, turned and recoloured at random.
+
+    `base_scale` is what the model's resize rule does to the image.
+    """
+    size = config.size
+    jitter = random.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))
+    scale = base_scale * float(np.exp(jitter))
     height, width = example.image.shape[:2]
     span_h, span_w = min(height, round(size / scale)), min(width, round(size / scale))
     y, x = int(random.integers(height - span_h + 1)), int(random.integers(width - span_w + 1))
     example = rescale(crop(example, x, y, span_w, span_h), scale)
-    if random.random() < 0.5:
+    if config.flip and random.random() < 0.5:
         example = flip(example)
-    for _ in range(int(random.integers(4))):
+    for _ in range(int(random.integers(4)) if config.turns else 0):
         example = turn(example)
-    return colour(crop(example, 0, 0, size, size), random)
+    return colour(crop(example, 0, 0, size, size), random, config.colour)
+
+
+def boxes_only(example: Example) -> Example:
+    """The same with each mask replaced by its filled box: all that boxes alone tell."""
+    return replace(example, instances=tuple(replace(m, mask=np.ones_like(m.mask)) for m in example.instances))
+
+
+def to_box_target(example: Example) -> Target:
+    """The training target of an example of which only the boxes are known (BoxInst), on its padded size."""
+    size = padded_size((example.image.shape[0], example.image.shape[1]))
+    boxes = torch.tensor(
+        [[m.x, m.y, m.x + m.mask.shape[1], m.y + m.mask.shape[0]] for m in example.instances],
+        dtype=torch.float32,
+    ).reshape(-1, 4)
+    classes = torch.tensor([m.category for m in example.instances], dtype=torch.int64)
+    return Target.from_boxes(boxes, classes, size)
 
 
 def to_target(example: Example) -> Target:

@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -29,7 +30,9 @@ STRIDES = (8, 16, 32, 64, 128)
 class Part(BaseModel):
     """Base of every configuration class: frozen, and strict about unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 class BackboneConfig(Part):
@@ -108,15 +111,20 @@ class ShortestEdge(Part):
     """Resize so that the shortest edge is `size`, unless the longest would exceed `longest`; pixels."""
 
     rule: Literal["shortest_edge"] = "shortest_edge"
+    """Which rule."""
     size: Annotated[int, Field(ge=32, le=8192)] = 800
+    """Of the shortest edge, pixels."""
     longest: Annotated[int, Field(ge=32, le=16384)] = 1333
+    """Most pixels of the longest edge."""
 
 
 class FixedScale(Part):
     """Multiply both edges by `scale`, whatever the image's size."""
 
     rule: Literal["fixed_scale"] = "fixed_scale"
+    """Which rule."""
     scale: Annotated[float, Field(gt=0, le=16)] = 1.0
+    """Network input pixels an image pixel."""
 
 
 class InputConfig(Part):
@@ -147,6 +155,9 @@ ClassThresholds = Annotated[
     BeforeValidator(_pairs),
     AfterValidator(_by_name),
     PlainSerializer(dict, return_type=dict[str, float]),
+    WithJsonSchema(
+        {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}}
+    ),
 ]
 """Threshold by class name; given and written as a mapping, kept as pairs, which nothing can change."""
 

@@ -52,6 +52,7 @@ class LossConfig(Part):
     mask_top_k: Annotated[int, Field(ge=0)] = 0
     """Best positives an image that enter the mask loss, spread over its instances; 0 for the other rule."""
     boxinst: BoxInstConfig = BoxInstConfig()
+    """How masks are learned from boxes; used by `mask: boxinst`."""
 
 
 class Criterion(nn.Module):

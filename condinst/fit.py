@@ -5,6 +5,7 @@ With `torch.use_deterministic_algorithms(True)` and a fixed number of threads, t
 
 from __future__ import annotations
 
+import copy
 import math
 import queue
 import threading
@@ -34,6 +35,13 @@ class Batch:
     similarity: list[Tensor] | None = None
     """Each image's `boxinst.colour_similarity`, for the BoxInst loss only."""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        if device == self.x.device:
+            return self
+        similarity = [s.to(device) for s in self.similarity] if self.similarity is not None else None
+        return Batch(self.x.to(device), [t.to(device) for t in self.targets], similarity)
+
 
 class FitConfig(Part):
     """How to train."""
@@ -54,6 +62,8 @@ class FitConfig(Part):
     """Decay of the exponential moving average of the weights, which is what training returns."""
     bfloat16: bool = True
     """Convolutions in bfloat16 (autocast); weights and losses stay float32."""
+    checkpoint_steps: Annotated[int, Field(ge=1)] = 500
+    """Steps from one look at the averaged model to the next."""
 
 
 def fit(
@@ -62,12 +72,14 @@ def fit(
     batches: Iterator[Batch],
     config: FitConfig,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    on_checkpoint: Callable[[int, CondInst], None] | None = None,
 ) -> CondInst:
     """Train `model` in place for `config.steps` batches.
 
     Afterwards the model holds the averaged weights. `on_step` gets the step, counted from 1, and its losses,
-    learning rate (`lr`) and seconds spent waiting for data (`wait`). A step whose loss is not finite is
-    skipped; ten in a row raise FloatingPointError.
+    learning rate (`lr`) and seconds spent waiting for data (`wait`). `on_checkpoint` gets the step and a copy
+    of the averaged model in evaluation mode, every `config.checkpoint_steps` and after the last. A step whose
+    loss is not finite is skipped; ten in a row raise FloatingPointError.
     """
     optimizer = _optimizer(model, config)
     average = _Average(model, config.average)
@@ -76,7 +88,7 @@ def fit(
     stream = prefetch(batches)
     for step in range(1, config.steps + 1):
         began = time.perf_counter()
-        batch = next(stream)
+        batch = next(stream).to(model.device)
         wait = time.perf_counter() - began
         rate = learning_rate(step, config)
         for group in optimizer.param_groups:
@@ -96,6 +108,8 @@ def fit(
             average.update(model, step)
         if on_step:
             on_step(step, {k: v.item() for k, v in terms.items()} | {"lr": rate, "wait": wait})
+        if on_checkpoint and (step % config.checkpoint_steps == 0 or step == config.steps):
+            on_checkpoint(step, average.model(model))
     average.store(model)
     return model.eval()
 
@@ -132,6 +146,12 @@ class _Average:
         state = model.state_dict()
         own = list(self._state.values())
         torch._foreach_lerp_(own, [state[k] for k in self._state], 1 - decay)
+
+    def model(self, model: CondInst) -> CondInst:
+        """A copy of `model` with the averaged weights, for looking at."""
+        averaged = copy.deepcopy(model)
+        self.store(averaged)
+        return averaged.eval()
 
     def store(self, model: CondInst) -> None:
         model.load_state_dict(self._state, strict=False)

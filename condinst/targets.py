@@ -31,6 +31,12 @@ class Target:
     semantic: Tensor | None = None
     """(H / 8, W / 8) int64: 0 is background, class + 1 otherwise, the smaller instance on top."""
 
+    def to(self, device: torch.device) -> Target:
+        """The same on a device."""
+        semantic = None if self.semantic is None else self.semantic.to(device)
+        boxes, classes, centers = self.boxes.to(device), self.classes.to(device), self.centers.to(device)
+        return Target(boxes, classes, centers, self.masks.to(device), semantic)
+
     @staticmethod
     def from_bitmasks(boxes: Tensor, classes: Tensor, bitmasks: Tensor) -> Target:
         """Of (g, H, W) bool masks on the padded network input."""

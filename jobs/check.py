@@ -5,21 +5,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.errors import Problem, SpecError
 from jobs.overrides import override
-from jobs.spec import SegmentSpec
+from jobs.spec import Section, SegmentSpec
 from jobs.yaml_source import Document, Path, describe, dotted, parse
 
 Schema = Mapping[str, Any]
+AnySpec = TypeVar("AnySpec", bound=Section)
 
 
-def load(path: FilePath, overrides: Sequence[str] = ()) -> SegmentSpec:
-    """Read a spec file, apply `key.path=value` overrides, and check the whole.
+def load(path: FilePath, overrides: Sequence[str] = (), kind: type[AnySpec] = SegmentSpec) -> AnySpec:  # type: ignore[assignment]
+    """Read a spec file of a kind, apply `key.path=value` overrides, and check the whole.
 
     Raises SpecError with every problem found, for whatever the file holds.
     """
@@ -30,18 +31,23 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> SegmentSpec:
         raise SpecError([Problem(str(path), "", f"cannot be read: {reason}")]) from None
     except UnicodeDecodeError as error:
         raise SpecError([Problem(str(path), "", f"not UTF-8 text (byte {error.start})")]) from None
-    return load_text(text, str(path), overrides)
+    return load_text(text, str(path), overrides, kind)
 
 
-def load_text(text: str, source: str, overrides: Sequence[str] = ()) -> SegmentSpec:
+def load_text(
+    text: str,
+    source: str,
+    overrides: Sequence[str] = (),
+    kind: type[AnySpec] = SegmentSpec,  # type: ignore[assignment]
+) -> AnySpec:
     """Check a spec given as text; `source` is how errors name it. Raises SpecError."""
     document = parse(text, source)
     for argument in overrides:
         override(document, argument)
     try:
-        return SegmentSpec.model_validate(document.value)
+        return kind.model_validate(document.value)
     except ValidationError as error:
-        schema = SegmentSpec.model_json_schema()
+        schema = kind.model_json_schema()
         problems = [_problem(details, document, schema) for details in error.errors(include_url=False)]
         raise SpecError(sorted(set(problems), key=_reading_order)) from None
 
@@ -49,10 +55,8 @@ def load_text(text: str, source: str, overrides: Sequence[str] = ()) -> SegmentS
 def expected(schema: Schema, top: Schema) -> str:
     """What a value must be, in words: `a number from 0 to 1`."""
     schema = _deref(schema, top)
-    if "anyOf" in schema:
-        return " or ".join(
-            expected(choice, top) for choice in schema["anyOf"] if choice.get("type") != "null"
-        )
+    if several := schema.get("anyOf", schema.get("oneOf")):
+        return " or ".join(expected(choice, top) for choice in several if choice.get("type") != "null")
     if "const" in schema or "enum" in schema:
         choices = [str(choice) for choice in schema.get("enum", [schema.get("const")])]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
@@ -61,6 +65,9 @@ def expected(schema: Schema, top: Schema) -> str:
             return _number(schema)
         case "boolean":
             return "true or false"
+        case "array" if "prefixItems" in schema:
+            each = expected(schema["prefixItems"][0], top)
+            return f"a list of {len(schema['prefixItems'])}, each {each}"
         case "array":
             return f"a list, each {expected(schema['items'], top)}"
         case "object" if "properties" not in schema:
@@ -74,8 +81,15 @@ def _number(schema: Schema) -> str:
     noun = "a whole number" if schema["type"] == "integer" else "a number"
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
-        return f"{noun} from {low:,} to {high:,}"
-    return f"{noun}, at least {low:,}" if low is not None else noun
+        noun, low, high = f"{noun} from {low:,} to {high:,}", None, None
+    limits = {
+        "at least": low,
+        "above": schema.get("exclusiveMinimum"),
+        "at most": high,
+        "below": schema.get("exclusiveMaximum"),
+        "a multiple of": schema.get("multipleOf"),
+    }
+    return ", ".join([noun, *(f"{word} {value:,}" for word, value in limits.items() if value is not None)])
 
 
 def _problem(details: ErrorDetails, document: Document, schema: Schema) -> Problem:
@@ -151,7 +165,7 @@ def _value_of(node: Schema, key: str) -> Schema:
 
 def _choices(node: Schema, schema: Schema) -> list[Schema]:
     node = _deref(node, schema)
-    return [_deref(choice, schema) for choice in node.get("anyOf", [node])]
+    return [_deref(choice, schema) for choice in node.get("anyOf", node.get("oneOf", [node]))]
 
 
 def _object(node: Schema, schema: Schema) -> Schema:

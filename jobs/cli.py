@@ -147,6 +147,25 @@ def run(
     run_job(checked, local=local)
 
 
+@app.command()
+def train(spec: SpecFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Train a model on labelled images, and measure it as it grows.
+
+    Examples:
+
+    [cyan]condinst train examples/train-kernels.yaml[/]
+
+    [cyan]condinst train job.yaml --set training.steps=200 --set output.uri=work/quick[/]
+    """
+    from jobs.check import load
+    from jobs.train_spec import TrainSpec
+
+    checked = load(spec, overrides, TrainSpec)
+    from jobs.train import train_job
+
+    train_job(checked)
+
+
 @app.command("try")
 def try_(
     spec: SpecFile,
@@ -218,9 +237,7 @@ app.command()(evaluate)
 @app.command()
 def schema(
     kind: Annotated[str, typer.Option(help="Which kind of job.")] = "segment",
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="As the reference page, docs/spec.md.")
-    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the reference page in docs/.")] = False,
 ) -> None:
     """Print the JSON Schema of a spec, for editors.
 
@@ -230,7 +247,7 @@ def schema(
     """
     from jobs.reference import json_schema, reference_page
 
-    print(reference_page() if markdown else json_schema(kind), end="")
+    print(reference_page(kind) if markdown else json_schema(kind), end="")
 
 
 @app.command()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from condinst import weights
-from condinst.augment import CropMask, Example, random_view, to_target
+from condinst.augment import AugmentConfig, CropMask, Example
 from condinst.config import (
     BackboneConfig,
     DetectConfig,
@@ -22,9 +21,9 @@ from condinst.config import (
     ModelConfig,
 )
 from condinst.criterion import Criterion, LossConfig
-from condinst.fit import Batch, FitConfig, fit
+from condinst.fit import FitConfig, fit
 from condinst.model import CondInst
-from condinst.preprocess import Prepared, to_batch
+from condinst.views import training_batches
 from jobs.scenes import CATEGORIES, render
 
 TRAIN_SEEDS = range(100_000)
@@ -67,7 +66,7 @@ def main(
     print(f"rendering {scenes} scenes")
     examples = [_example(TRAIN_SEEDS[n]) for n in range(scenes)]
     print(f"rendered in {time.monotonic() - began:.0f} s; training {steps} steps of {batch} x {size} px")
-    criterion = Criterion(LossConfig(semantic=True, max_mask_instances=200))
+    loss = LossConfig(semantic=True, max_mask_instances=200)
     began = time.monotonic()
     losses: list[dict[str, float]] = []
 
@@ -80,8 +79,16 @@ def main(
             print(f"step {step}/{steps}  {text}  {rate:.1f} images/s", flush=True)
             losses.clear()
 
-    batches = _batches(examples, config, batch, size, np.random.default_rng(seed))
-    fit(model, criterion, batches, FitConfig(steps=steps), on_step)
+    batches = training_batches(
+        examples.__getitem__,
+        scenes,
+        config,
+        loss,
+        AugmentConfig(size=size),
+        batch,
+        np.random.default_rng(seed),
+    )
+    fit(model, Criterion(loss), batches, FitConfig(steps=steps), on_step)
     notes = {
         "trained_on": f"generated scenes, seeds 0-{scenes - 1}",
         "steps": str(steps),
@@ -100,18 +107,3 @@ def _example(seed: int) -> Example:
         scene.image,
         tuple(CropMask(o.x, o.y, o.mask, CATEGORIES.index(o.category)) for o in scene.objects),
     )
-
-
-def _batches(
-    examples: list[Example], config: ModelConfig, batch: int, size: int, random: np.random.Generator
-) -> Iterator[Batch]:
-    """Endless batches of random views, every scene once an epoch."""
-    order: list[int] = []
-    while True:
-        views = []
-        for _ in range(batch):
-            order = order or random.permutation(len(examples)).tolist()
-            views.append(random_view(examples[order.pop()], random, size))
-        prepared = [Prepared(np.ascontiguousarray(v.image), (size, size)) for v in views]
-        x = to_batch(prepared, config.input, torch.device("cpu"))
-        yield Batch(x, [to_target(v) for v in views])

@@ -90,13 +90,14 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
     from pipeline.engine import ClusterTooSmall, NothingWorks
     from pipeline.ledger import FingerprintMismatch, LedgerError
     from pipeline.manifest import InputError, PlanError
+    from pipeline.samples import SampleError
     from pipeline.storage import StoreError
     from pipeline.weights import ModelChanged
 
     codes: dict[tuple[type[Exception], ...], ExitCode] = {
         (StoreError,): ExitCode.STORE,
         (NothingWorks,): ExitCode.INCOMPLETE,
-        (WeightsError, InputError): ExitCode.BAD_SPEC,
+        (WeightsError, InputError, SampleError): ExitCode.BAD_SPEC,
         (ClusterTooSmall, FingerprintMismatch, LedgerError, ModelChanged, PlanError): ExitCode.REFUSED,
     }
     return next(((code, str(error)) for kinds, code in codes.items() if isinstance(error, kinds)), None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.check import expected
 from jobs.errors import EXIT_CODES, JobError
-from jobs.spec import SegmentSpec
+from jobs.spec import Section, SegmentSpec
 
 EXAMPLE = """\
 kind: segment
@@ -43,6 +43,14 @@ A job is one YAML file:
 - No secrets: credentials come from the environment, a profile or the machine's role.
 """
 
+TRAIN_INTRODUCTION = """\
+# The training spec
+
+This page is made by `condinst schema --kind train --markdown` from `jobs/train_spec.py` and the
+configurations in `condinst/`; change it there. [training.md](training.md) tells how to use it,
+[spec.md](spec.md) what holds for every spec: how YAML is read, `--set`, where folders start, exit codes.
+"""
+
 OPERATION = """\
 ## What decides the rows
 
@@ -61,36 +69,47 @@ The input is listed once, when the job first runs, and cut into shards then: lat
 
 def json_schema(kind: str) -> str:
     """JSON Schema of a kind of spec, as text. Raises JobError for a kind that does not exist."""
-    if kind != "segment":
-        raise JobError(f"there is no kind of job named {kind!r}; the kinds are: segment")
-    schema = SegmentSpec.model_json_schema()
+    schema = _model(kind).model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2) + "\n"
 
 
-def reference_page() -> str:
-    """The reference as Markdown: `docs/spec.md`."""
-    schema = SegmentSpec.model_json_schema()
+def reference_page(kind: str) -> str:
+    """A kind's reference as Markdown: `docs/spec.md`, `docs/train-spec.md`. Raises JobError."""
+    schema = _model(kind).model_json_schema()
+    sections = "\n".join(["## Top level\n", *_table(schema, schema), *_sections(schema, schema)])
+    if kind == "train":
+        return f"{TRAIN_INTRODUCTION}\n{sections}"
     codes = "".join(f"| {code.value} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
-    sections = "\n".join(_sections(schema))
     return f"{INTRODUCTION}\n{sections}\n{OPERATION}{codes}"
 
 
-def _sections(schema: Mapping[str, Any]) -> Iterator[str]:
-    yield "## Top level\n"
-    yield from _table(schema, schema)
-    for key, field in schema["properties"].items():
+def _model(kind: str) -> type[Section]:
+    if kind == "segment":
+        return SegmentSpec
+    if kind == "train":
+        # Here, because it brings torch along.
+        from jobs.train_spec import TrainSpec
+
+        return TrainSpec
+    raise JobError(f"there is no kind of job named {kind!r}; the kinds are: segment, train")
+
+
+def _sections(node: Mapping[str, Any], schema: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, field in node["properties"].items():
         section = _section_of(field, schema)
         if section:
-            yield f"## {key}\n\n{section['description']}\n"
-            yield from _table(section, schema)
+            yield f"## {above}{key}\n\n{section['description']}\n"
+            yield from _table(section, schema, f"{above}{key}.")
+            yield from _sections(section, schema, f"{above}{key}.")
 
 
-def _table(section: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
+def _table(section: Mapping[str, Any], schema: Mapping[str, Any], above: str = "") -> Iterator[str]:
     yield "| key | value | default | |\n|---|---|---|---|"
     for key, field in section["properties"].items():
+        path = above + key
         nested = _section_of(field, schema)
-        value = f"see [{key}](#{key})" if nested else expected(field, schema)
+        value = f"see [{path}](#{path.replace('.', '').lower()})" if nested else expected(field, schema)
         yield f"| `{key}` | {value} | {_default(key, field, section)} | {field['description']} |"
     yield ""
 

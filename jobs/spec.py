@@ -64,12 +64,13 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _listed(value: object) -> object:
+def listed(value: object) -> object:
+    """One item as a list of one."""
     return [value] if isinstance(value, str | dict) else value
 
 
-def _one_or_list(schema: dict[str, Any]) -> None:
-    """Tells editors that one item may stand without its list."""
+def one_or_list(schema: dict[str, Any]) -> None:
+    """Tell editors that one item may stand without its list."""
     items, kind = schema.pop("items"), schema.pop("type")
     schema["anyOf"] = [items, {"type": kind, "items": items}]
 
@@ -77,7 +78,7 @@ def _one_or_list(schema: dict[str, Any]) -> None:
 Uri = Annotated[str, AfterValidator(_check_uri)]
 Name = Annotated[str, AfterValidator(_check_name)]
 Texts = Annotated[
-    tuple[str, ...], BeforeValidator(_listed), Field(strict=False, json_schema_extra=_one_or_list)
+    tuple[str, ...], BeforeValidator(listed), Field(strict=False, json_schema_extra=one_or_list)
 ]
 
 
@@ -249,8 +250,8 @@ class LimitsSection(Section):
 
 Inputs = Annotated[
     tuple[InputSection, ...],
-    BeforeValidator(_listed),
-    Field(strict=False, min_length=1, json_schema_extra=_one_or_list),
+    BeforeValidator(listed),
+    Field(strict=False, min_length=1, json_schema_extra=one_or_list),
 ]
 
 

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from condinst.augment import CropMask, Example, crop, flip, random_view, rescale, to_target, turn
+from condinst.augment import (
+    AugmentConfig,
+    CropMask,
+    Example,
+    boxes_only,
+    crop,
+    flip,
+    random_view,
+    rescale,
+    to_box_target,
+    to_target,
+    trim,
+    turn,
+)
 
 COLOURS = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
 
@@ -81,7 +95,7 @@ def test_rescaled_masks_stay_over_their_pixels(seed: int, scale: float) -> None:
 @given(seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_random_views_have_the_size_asked_for_and_make_targets(seed: int) -> None:
-    view = random_view(painted(seed, 90, 130), np.random.default_rng(seed), 64)
+    view = random_view(painted(seed, 90, 130), np.random.default_rng(seed), AugmentConfig(size=64))
     assert view.image.shape == (64, 64, 3)
     target = to_target(view)
     assert target.masks.shape == (len(view.instances), 16, 16)
@@ -93,5 +107,34 @@ def test_random_views_have_the_size_asked_for_and_make_targets(seed: int) -> Non
 
 
 def test_the_same_seed_gives_the_same_view() -> None:
-    a, b = (random_view(painted(1, 90, 90), np.random.default_rng(7), 64) for _ in range(2))
+    a, b = (
+        random_view(painted(1, 90, 90), np.random.default_rng(7), AugmentConfig(size=64)) for _ in range(2)
+    )
     assert np.array_equal(a.image, b.image)
+
+
+def test_of_boxes_only_a_target_tells_nothing_else() -> None:
+    example = painted(3, 96, 96)
+    full, alone = to_target(example), to_box_target(example)
+    assert torch.equal(full.boxes, alone.boxes)
+    assert torch.equal(full.classes, alone.classes)
+    assert alone.semantic is None
+    filled = to_box_target(boxes_only(example))
+    for name in ("boxes", "classes", "centers", "masks"):
+        assert torch.equal(getattr(alone, name), getattr(filled, name)), name
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_a_view_is_at_the_scale_of_the_model(scale: float) -> None:
+    example = Example(np.zeros((300, 300, 3), np.uint8), (CropMask(0, 0, np.ones((300, 300), bool), 0),))
+    config = AugmentConfig(size=640, smallest_scale=1, largest_scale=1)
+    view = random_view(example, np.random.default_rng(0), config, scale)
+    assert view.instances[0].mask.sum() == (300 * scale) ** 2
+
+
+def test_a_cut_mask_does_not_hold_the_frame_it_was_cut_from() -> None:
+    frame = np.zeros((1000, 1000), bool)
+    frame[10:20, 10:20] = True
+    cut = trim(CropMask(0, 0, frame, 0))
+    assert cut is not None
+    assert cut.mask.base is None

@@ -24,6 +24,7 @@ from jobs.evaluate import Request, run_evaluation
 from jobs.plots import ap_by_class, precision_recall, precision_recall_by_class
 from jobs.truth import read_truth
 from pipeline.rows import visible
+from pipeline.samples import SampleError
 from pipeline.storage import StoreOptions
 from tests.tiny import CLASSES, picture, tiny_model, tiny_weights
 
@@ -305,7 +306,7 @@ def test_what_is_left_out_of_annotations_is_measured(folder: Path, tmp_path: Pat
 def test_a_truth_that_does_not_hold_is_told_by_place(
     folder: Path, tmp_path: Path, request_of: Request, change, message: str
 ) -> None:
-    with pytest.raises(JobError, match=message):
+    with pytest.raises((JobError, SampleError), match=message):
         evaluated(replace(request_of, truth=changed(folder, tmp_path, change)))
 
 
@@ -316,10 +317,10 @@ def test_images_that_are_others_are_refused(folder: Path, tmp_path: Path, reques
         (images / path.name).write_bytes(path.read_bytes())
     assert evaluated(replace(request_of, images=str(images)))[0][0].ap > 0  # found by their base names
     Image.open(images / "0.png").rotate(90, expand=True).save(images / "0.png")
-    with pytest.raises(JobError, match=r"0\.png is 96x128 once upright, but the truth says 128x96"):
+    with pytest.raises(SampleError, match=r"0\.png is 96x128 once upright, but its annotations say 128x96"):
         evaluated(replace(request_of, images=str(images)))
     (images / "0.png").write_bytes(b"")
-    with pytest.raises(JobError, match=r"0\.png: corrupt"):
+    with pytest.raises(SampleError, match=r"0\.png: corrupt"):
         evaluated(replace(request_of, images=str(images)))
 
 

@@ -16,6 +16,7 @@ from jobs.check import load, load_text
 from jobs.errors import SpecError
 from jobs.reference import EXAMPLE, json_schema, reference_page
 from jobs.spec import SegmentSpec
+from jobs.train_spec import TrainSpec
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -155,15 +156,17 @@ def test_a_secret_in_a_file_is_not_repeated() -> None:
     assert "hunter2" not in "".join(found)
 
 
-def test_the_reference_page_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "spec.md").read_text() == reference_page(), (
+@pytest.mark.parametrize(("kind", "page"), [("segment", "spec.md"), ("train", "train-spec.md")])
+def test_the_reference_pages_are_up_to_date(kind: str, page: str) -> None:
+    assert (ROOT / "docs" / page).read_text() == reference_page(kind), (
         "make it with: condinst schema --markdown > docs/spec.md"
     )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
 def test_examples_are_good_specs(path: Path) -> None:
-    assert load(path).kind == "segment"
+    kind = TrainSpec if path.name.startswith("train-") else SegmentSpec
+    assert isinstance(load(path, (), kind), kind)
 
 
 def test_the_example_of_the_reference_is_good() -> None:

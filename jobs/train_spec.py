@@ -1,0 +1,133 @@
+"""What a training job's YAML may say. As in `jobs.spec`, the descriptions are the reference."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from condinst.augment import AugmentConfig
+from condinst.config import (
+    BackboneConfig,
+    DetectConfig,
+    FpnConfig,
+    HeadConfig,
+    InputConfig,
+    MaskConfig,
+    ModelConfig,
+)
+from condinst.criterion import LossConfig
+from condinst.fit import FitConfig
+from jobs.spec import Name, Section, StoreSection, Texts, Uri, listed, one_or_list
+
+
+class SourceSection(StoreSection):
+    """Labelled images: a COCO json and the folder that its `file_name`s start in."""
+
+    uri: Uri = Field(description="Folder or URI of the images; the json's `file_name`s start here.")
+    annotations: str = Field(
+        min_length=1, description="The COCO json: polygons, RLE or boxes; a path or a URI."
+    )
+    boxes_only: bool = Field(
+        default=False, description="Use the boxes alone, whatever masks there are; for `loss.mask: boxinst`."
+    )
+
+
+Sources = Annotated[
+    tuple[SourceSection, ...],
+    BeforeValidator(listed),
+    Field(strict=False, min_length=1, json_schema_extra=one_or_list),
+]
+
+
+class DataSection(Section):
+    """What is learned from, and what the model is measured on."""
+
+    train: Sources = Field(description="Labelled images to learn from: one source, or a list of them.")
+    val: SourceSection = Field(description="Labelled images to measure on; none of them is learned from.")
+    classes: Texts | None = Field(
+        default=None,
+        min_length=1,
+        description="Classes of the model, by name. Default: the categories of all sources.",
+    )
+
+
+class TrainModelSection(Section):
+    """The network: described here, or taken over from weights."""
+
+    weights: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Start from these weights (`demo`, a safetensors file or its URI): the network is "
+        "theirs, and classes are matched by name. Default: from scratch.",
+    )
+    backbone_weights: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Weights of a backbone alone (`condinst weights convert`), for a network described here.",
+    )
+    freeze: int = Field(
+        default=0,
+        ge=0,
+        le=5,
+        description="Parts of the backbone that stay as they are: 1 is the stem, 2 adds the first stage.",
+    )
+    backbone: BackboneConfig | None = Field(default=None, description="The backbone.")
+    fpn: FpnConfig | None = Field(default=None, description="The feature pyramid.")
+    head: HeadConfig | None = Field(default=None, description="The FCOS head.")
+    mask: MaskConfig | None = Field(default=None, description="The mask branch and the conditional head.")
+    input: InputConfig | None = Field(default=None, description="How an image becomes the network's input.")
+    detect: DetectConfig | None = Field(default=None, description="How detections are chosen.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        own = [part for part in ("backbone", "fpn", "head", "mask") if getattr(self, part) is not None]
+        if self.weights is not None and own:
+            raise ValueError(f"{', '.join(own)} cannot be chosen: the network is that of `weights`")
+        if self.weights is not None and self.backbone_weights is not None:
+            raise ValueError("weights and backbone_weights exclude each other")
+        return self
+
+    def stated(self) -> dict[str, object]:
+        """The parts of the configuration that the spec states."""
+        parts = ("backbone", "fpn", "head", "mask", "input", "detect")
+        return {part: getattr(self, part) for part in parts if getattr(self, part) is not None}
+
+    def config(self, classes: tuple[str, ...]) -> ModelConfig:
+        """The configuration of a network that starts from scratch. Raises ValueError."""
+        return ModelConfig.model_validate({"classes": classes, **self.stated()})
+
+
+class TrainSpec(Section):
+    """A training job: labelled images in, a weights file and its measurements out."""
+
+    kind: Literal["train"] = Field(description="What the job does.")
+    name: Name = Field(description="The job's name: letters, digits, dots, dashes, underscores.")
+    data: DataSection = Field(description="The labelled images.")
+    model: TrainModelSection = Field(default=TrainModelSection(), description="The network.")
+    loss: LossConfig = Field(default=LossConfig(), description="What is minimised.")
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="How views are made of images.")
+    training: FitConfig = Field(default=FitConfig(), description="How the network learns.")
+    batch: int = Field(default=8, ge=1, le=1024, description="Views in a step.")
+    seed: int = Field(default=0, ge=0, description="Of the first weights, the order and the views.")
+    threads: int = Field(default=1, ge=1, le=256, description="Processor threads that training uses.")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where training runs.")
+    max_dets: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        description="Most detections of a class in an image that count when the model is measured.",
+    )
+    output: StoreSection = Field(description="Where the weights and measurements go.")
+
+    @model_validator(mode="after")
+    def _losses_fit(self) -> Self:
+        alone = [s.annotations for s in self.data.train if s.boxes_only]
+        if alone and self.loss.mask != "boxinst":
+            raise ValueError(f"{alone[0]} gives boxes only: loss.mask must be boxinst")
+        if self.loss.semantic and self.loss.mask == "boxinst":
+            raise ValueError("loss.semantic learns from masks, and loss.mask: boxinst has none")
+        own = self.model.mask or MaskConfig()
+        if self.loss.semantic and self.model.weights is None and not own.semantic:
+            raise ValueError("loss.semantic needs model.mask.semantic: true")
+        return self

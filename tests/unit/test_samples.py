@@ -1,0 +1,110 @@
+"""Training input from COCO sources: one list of images, whose classes are counted alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.samples import SampleError, Samples, SampleSource
+from tests.tiny import encoded, picture
+
+POLYGON = [[10.0, 10.0, 30.0, 10.0, 30.0, 40.0]]
+
+
+def source(folder: Path, categories: dict[int, str], count: int = 2, **fields) -> SampleSource:
+    """`count` images of 96 x 128, each with an instance of every category."""
+    folder.mkdir(parents=True, exist_ok=True)
+    annotations = []
+    for n in range(count):
+        (folder / f"{n}.png").write_bytes(encoded(picture(n)))
+        annotations += [
+            {"id": 1, "image_id": n, "category_id": c, "bbox": [10, 10, 20, 30], "segmentation": POLYGON}
+            | fields
+            for c in categories
+        ]
+    images = [{"id": n, "file_name": f"{n}.png", "height": 96, "width": 128} for n in range(count)]
+    listed = [{"id": number, "name": name} for number, name in categories.items()]
+    path = folder / "truth.json"
+    path.write_text(json.dumps({"images": images, "categories": listed, "annotations": annotations}))
+    return SampleSource(str(path), str(folder))
+
+
+def test_classes_of_several_sources_are_counted_as_one(tmp_path: Path) -> None:
+    samples = Samples([source(tmp_path / "a", {1: "leaf", 2: "tree"}), source(tmp_path / "b", {1: "tree"})])
+    assert samples.classes == ("leaf", "tree")
+    assert len(samples) == 4
+    assert samples.instances == 6
+    assert [m.category for m in samples[0].instances] == [0, 1]
+    assert [m.category for m in samples[3].instances] == [1]
+    np.testing.assert_array_equal(samples[1].image, picture(1))
+
+
+def test_classes_asked_for_are_the_only_ones(tmp_path: Path) -> None:
+    made = source(tmp_path, {1: "leaf", 2: "tree"})
+    samples = Samples([made], ["stone", "tree"])
+    assert [[m.category for m in samples[n].instances] for n in (0, 1)] == [[1], [1]]
+    with pytest.raises(SampleError, match="no instance of stone"):
+        Samples([made], ["stone"])
+
+
+def test_of_a_source_of_boxes_no_mask_is_told(tmp_path: Path) -> None:
+    made = source(tmp_path, {1: "leaf"})
+    alone = Samples([SampleSource(made.annotations, made.images, boxes_only=True)])
+    assert Samples([made]).has_masks
+    assert not alone.has_masks
+    assert alone[0].instances[0].mask.all()
+    assert not Samples([made])[0].instances[0].mask.all()
+
+
+def test_annotations_without_masks_are_boxes(tmp_path: Path) -> None:
+    assert not Samples([source(tmp_path, {1: "leaf"}, segmentation=[])]).has_masks
+
+
+def test_images_kept_in_memory_are_bounded(tmp_path: Path) -> None:
+    made = source(tmp_path, {1: "leaf"}, count=3)
+    samples = Samples([made], cache_bytes=2 * 96 * 128 * 3)
+    for n in range(3):
+        assert samples[n].image.shape == (96, 128, 3)
+    for n in range(3):
+        (tmp_path / f"{n}.png").unlink()
+    assert samples[1].image.shape == samples[2].image.shape == (96, 128, 3)
+    with pytest.raises(SampleError, match=r"0\.png: there is no such image"):
+        samples[0]
+
+
+def test_an_image_by_its_base_name(tmp_path: Path) -> None:
+    made = source(tmp_path, {1: "leaf"}, count=1)
+    truth = json.loads(Path(made.annotations).read_text())
+    truth["images"][0]["file_name"] = "somewhere/else/0.png"
+    Path(made.annotations).write_text(json.dumps(truth))
+    assert Samples([made])[0].image.shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: t["images"][0].update(width=99), "its annotations say 99x96"),
+        (lambda t: t["images"][0].update(file_name="gone.png"), "there is no such image"),
+        (lambda t: t.pop("categories"), "not COCO annotations"),
+        (lambda t: t["annotations"][0].update(category_id=7), "category 7 is not listed"),
+        (lambda t: t["annotations"][0].update(segmentation=[["a"] * 6]), "bad segmentation"),
+    ],
+)
+def test_faults_are_named(change, expected: str, tmp_path: Path) -> None:
+    made = source(tmp_path, {1: "leaf"}, count=1)
+    truth = json.loads(Path(made.annotations).read_text())
+    change(truth)
+    Path(made.annotations).write_text(json.dumps(truth))
+    with pytest.raises(SampleError, match=expected):
+        Samples([made])[0]
+
+
+def test_what_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text("{")
+    with pytest.raises(SampleError, match=r"t\.json: not JSON"):
+        Samples([SampleSource(str(tmp_path / "t.json"), str(tmp_path))])
+    with pytest.raises(SampleError, match=r"none\.json: there is no such file"):
+        Samples([SampleSource(str(tmp_path / "none.json"), str(tmp_path))])

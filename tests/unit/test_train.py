@@ -1,0 +1,135 @@
+"""A training job from its spec to measured weights."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import condinst
+from condinst import weights
+from jobs.check import load_text
+from jobs.errors import JobError, Refused, SpecError
+from jobs.scenes import CATEGORIES
+from jobs.scenes.dataset import write_dataset
+from jobs.train import train_job
+from jobs.train_spec import TrainSpec
+from tests.tiny import tiny_weights
+
+SMALL = """\
+  backbone: {depth: 18, stem_channels: 8, width: 8, norm: batch}
+  fpn: {channels: 16}
+  head: {num_convs: 1, groups: 4}
+  mask: {branch_channels: 8, branch_convs: 1}
+  input: {resize: {rule: fixed_scale, scale: 1.0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated scenes with their truth, to learn from and to measure on alike."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_dataset(folder, range(3), 160)
+    return folder
+
+
+def spec_of(scenes: Path, output: Path, model: str = SMALL, more: str = "", size: int = 96) -> TrainSpec:
+    source = f"{{uri: {scenes}/images, annotations: {scenes}/truth.json}}"
+    return load_text(
+        f"kind: train\nname: test\ndata:\n  train: {source}\n  val: {source}\nmodel:\n{model}"
+        f"training: {{steps: 4, warmup_steps: 2, checkpoint_steps: 2}}\nbatch: 2\naugment: {{size: {size}}}\n"
+        f"output: {{uri: {output}}}\n{more}",
+        "spec.yaml",
+        (),
+        TrainSpec,
+    )
+
+
+def run(spec: TrainSpec) -> tuple[dict[str, object], str]:
+    console = Console(file=io.StringIO(), width=200)
+    found = train_job(spec, console)
+    assert isinstance(console.file, io.StringIO)
+    return found, console.file.getvalue()
+
+
+def test_it_leaves_weights_measurements_and_curves(scenes: Path, tmp_path: Path) -> None:
+    found, said = run(spec_of(scenes, tmp_path / "out"))
+    assert "M parameters on 3 images" in said
+    measured = [json.loads(line) for line in (tmp_path / "out" / "measured.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in measured] == [2, 4]
+    assert found["ap"] == max(m["ap"] for m in measured)
+    model = condinst.load(tmp_path / "out" / "last.safetensors")
+    assert model.config.classes == CATEGORIES
+    assert weights.read_notes(tmp_path / "out" / "last.safetensors")["step"] == "4"
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert record["images"] == 3
+    assert record["spec"]["training"]["steps"] == 4
+
+
+def test_the_same_spec_gives_the_same_weights(scenes: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run(spec_of(scenes, tmp_path / name))
+    a, b = (weights.digest(tmp_path / name / "last.safetensors") for name in ("a", "b"))
+    assert a == b
+
+
+def test_an_output_with_a_training_is_left_alone(scenes: Path, tmp_path: Path) -> None:
+    run(spec_of(scenes, tmp_path / "out"))
+    before = weights.digest(tmp_path / "out" / "last.safetensors")
+    with pytest.raises(Refused, match="holds a training already"):
+        run(spec_of(scenes, tmp_path / "out"))
+    assert weights.digest(tmp_path / "out" / "last.safetensors") == before
+
+
+def test_from_other_weights_classes_are_matched_by_name(scenes: Path, tmp_path: Path) -> None:
+    start = tiny_weights(tmp_path)
+    _, said = run(spec_of(scenes, tmp_path / "out", f"  weights: {start}\n"))
+    shared = [name for name in CATEGORIES if name in ("plant", "stone", "roof")]
+    assert ("keeps " + ", ".join(shared) in said) == bool(shared)
+    assert condinst.load(tmp_path / "out" / "last.safetensors").config.classes == CATEGORIES
+
+
+def test_boxes_alone_train_with_boxinst(scenes: Path, tmp_path: Path) -> None:
+    spec = spec_of(scenes, tmp_path / "out", SMALL, "loss: {mask: boxinst, boxinst: {warmup_steps: 2}}\n")
+    boxes = spec.data.train[0].model_copy(update={"boxes_only": True})
+    data = spec.data.model_copy(update={"train": (boxes,)})
+    run(spec.model_copy(update={"data": data}))
+    assert (tmp_path / "out" / "best.safetensors").exists()
+
+
+def test_a_truth_without_masks_asks_for_boxinst(scenes: Path, tmp_path: Path) -> None:
+    truth = json.loads((scenes / "truth.json").read_text())
+    for annotation in truth["annotations"]:
+        annotation["segmentation"] = []
+    (tmp_path / "boxes.json").write_text(json.dumps(truth))
+    spec = spec_of(scenes, tmp_path / "out")
+    source = spec.data.train[0].model_copy(update={"annotations": str(tmp_path / "boxes.json")})
+    data = spec.data.model_copy(update={"train": (source,)})
+    with pytest.raises(JobError, match=r"set loss\.mask to boxinst"):
+        run(spec.model_copy(update={"data": data}))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "size", "expected"),
+    [
+        (SMALL, "loss: {semantic: true}\n", 96, "loss.semantic needs model.mask.semantic"),
+        (SMALL, "loss: {semantic: true, mask: boxinst}\n", 96, "learns from masks"),
+        (SMALL + "  weights: demo\n", "", 96, "cannot be chosen: the network is that of `weights`"),
+        (SMALL, "loss: {mask: dicee}\n", 96, "expected one of dice, bce, dice_bce, boxinst"),
+        (SMALL.replace("channels: 16}", "channels: 0}"), "", 96, "model.fpn.channels: 0 was given"),
+        (SMALL, "", 100, "a multiple of 32"),
+    ],
+)
+def test_faults_of_a_spec_are_told(model: str, more: str, size: int, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=expected):
+        spec_of(tmp_path, tmp_path / "out", model, more, size)
+
+
+def test_groups_that_do_not_divide_are_told(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"head\.groups=5 must divide"):
+        run(spec_of(scenes, tmp_path / "out", SMALL.replace("groups: 4", "groups: 5")))
