@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CEPH := ceph-mon ceph-mgr ceph-osd radosgw ceph-common
 
-.PHONY: setup demo demo-model test lint format bench
+.PHONY: setup demo demo-model test lint format bench ceph faults faults-planted
 
 setup: $(STAMP)
 
@@ -33,3 +34,16 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench.$(or $(BENCH),masks)
+
+# Debian's packages of Ceph, whose gateway is the S3 service of the fault tests; needs root.
+ceph:
+	@dpkg -s $(CEPH) >/dev/null 2>&1 || { apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CEPH) >/dev/null; }
+
+# Seeded faults against running jobs: docs/reliability.md. SEEDS=n FIRST_SEED=k choose them.
+faults: setup
+	$(BIN)/python -m tests.integration.faults --count $(or $(SEEDS),200) --first $(or $(FIRST_SEED),0)
+
+# The same against a program with bugs: ends well when each is seen.
+faults-planted: setup
+	$(BIN)/python -m tests.integration.faults --planted

@@ -14,7 +14,7 @@ from jobs import weights_cli
 from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain
 from jobs.evaluate_cli import evaluate
 from jobs.options import Anonymous, Endpoint, Profile, Region
-from jobs.upkeep_cli import vacuum, verify
+from jobs.upkeep_cli import cancel, retry, vacuum, verify
 
 if TYPE_CHECKING:
     from jobs.spec import SegmentSpec
@@ -229,6 +229,8 @@ def status(
     show_status(output, StoreOptions(endpoint, region, profile, anonymous))
 
 
+app.command()(cancel)
+app.command()(retry)
 app.command()(verify)
 app.command()(vacuum)
 app.command()(evaluate)

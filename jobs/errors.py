@@ -17,6 +17,8 @@ class ExitCode(IntEnum):
     INCOMPLETE = 4
     REFUSED = 5
     DAMAGED = 6
+    TOO_MANY_FAILED = 7
+    CANCELLED = 8
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -29,6 +31,8 @@ EXIT_CODES: dict[ExitCode, str] = {
     ExitCode.INCOMPLETE: "the run ended with shards missing; run it again to do the rest",
     ExitCode.REFUSED: "refused: the output belongs to other settings, or the cluster is too small",
     ExitCode.DAMAGED: "the output contradicts itself; `condinst verify` says where, and what to do",
+    ExitCode.TOO_MANY_FAILED: "more inputs failed than `max_failed` allows; the message says which and why",
+    ExitCode.CANCELLED: "ended by `condinst cancel`; what is committed stays, run it again to go on",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; what is committed stays, run it again to go on",
     ExitCode.TERMINATED: "ended by SIGTERM; the same",
 }
@@ -52,8 +56,14 @@ class Refused(JobError):
     code = ExitCode.REFUSED
 
 
+class TooManyFailed(JobError):
+    """More inputs ended badly than the job allows."""
+
+    code = ExitCode.TOO_MANY_FAILED
+
+
 class Interrupted(JobError):
-    """A signal ended the run in good order."""
+    """A signal or a request ended the run in good order."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.INTERRUPTED) -> None:
         super().__init__(message)

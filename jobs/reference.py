@@ -54,10 +54,10 @@ configurations in `condinst/`; change it there. [training.md](training.md) tells
 OPERATION = """\
 ## What decides the rows
 
-One output holds the rows of one kind of settings. The weights file, `model.*`, `precision`, `limits.*`,
-`batch.images`, whether there is a GPU, and, without one, `workers.cpus` (a worker's threads) change rows,
-if only by rounding: a rerun with others is refused and says what differs. `workers.count` may change between
-runs.
+One output holds the rows of one kind of settings. The weights file, `model.*`, `precision`, `limits.pixels`,
+`limits.bytes`, `batch.images`, whether there is a GPU, and, without one, `workers.cpus` (a worker's threads)
+change rows, if only by rounding: a rerun with others is refused and says what differs. `workers.count` may
+change between runs.
 The input is listed once, when the job first runs, and cut into shards then: later runs keep to that list.
 
 ## Exit codes

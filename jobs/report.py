@@ -39,6 +39,7 @@ def summary(
         "instances": tally.instances,
         "classes": dict(tally.classes.most_common()),
         "shards": tally.shards,
+        "splits": tally.splits,
         "skipped": {name: sum(p.skipped.get(name, 0) for p in plans) for p in plans for name in p.skipped},
         "seconds": {stage: round(spent, 3) for stage, spent in tally.seconds.items()},
         "workers": {
@@ -89,6 +90,8 @@ def _rows(accounts: dict[str, Any]) -> list[tuple[str, str]]:
         ("images", f"{accounts['images']:,}" + (f" ({statuses})" if statuses else "")),
         ("instances", f"{accounts['instances']:,}" + (f" ({classes})" if classes else "")),
     ]
+    if accounts.get("splits"):
+        rows.append(("split", f"{accounts['splits']:,} batches, mostly for lack of memory"))
     rows += [("skipped", f"{count:,} {name}") for name, count in accounts["skipped"].items() if count]
     if run.get("images"):
         rate = f"{run['images_per_second']:.1f} images/s once started"

@@ -76,9 +76,21 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
         # What only repeats the weights' own setting changes no row, so it is no reason to refuse a rerun.
         detect={key: value for key, value in stated.items() if value != own[key]},
         batch_images=spec.batch.images,
-        limits=DecodeLimits(pixels=spec.limits.pixels, bytes=spec.limits.bytes),
+        limits=DecodeLimits(spec.limits.pixels, spec.limits.bytes, spec.limits.seconds),
         cpus=spec.workers.cpus,
         gpus=spec.workers.gpus,
+    )
+
+
+def resolved(spec: SegmentSpec) -> SegmentSpec:
+    """The spec with absolute places: it means the same in any folder of this machine."""
+    weights = spec.model.weights if spec.model.weights == DEMO else _place(spec.model.weights)
+    return spec.model_copy(
+        update={
+            "input": tuple(part.model_copy(update={"uri": _place(part.uri)}) for part in spec.input),
+            "model": spec.model.model_copy(update={"weights": weights}),
+            "output": spec.output.model_copy(update={"uri": locate(spec.output.uri).uri}),
+        }
     )
 
 

@@ -246,12 +246,35 @@ class LimitsSection(Section):
         default=200_000_000, ge=1, description="Most pixels; checked from the header before decoding."
     )
     bytes: int = Field(default=1_000_000_000, ge=1, description="Largest file; checked before it is fetched.")
+    seconds: float = Field(
+        default=120,
+        ge=1,
+        le=86_400,
+        description="Longest that decoding one may take. One that takes longer ends its worker's process, "
+        "and ends `failed` once it is found out. May change between runs.",
+    )
 
 
 Inputs = Annotated[
     tuple[InputSection, ...],
     BeforeValidator(listed),
     Field(strict=False, min_length=1, json_schema_extra=one_or_list),
+]
+
+
+def _check_max_failed(value: object) -> object:
+    if isinstance(value, str):
+        share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%", value)
+        if share and float(share[1]) <= 100:
+            return value
+    elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError("expected a share of the inputs such as 1% or 0.5%, or a number of inputs such as 100")
+
+
+MaxFailed = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})? ?%$")],
+    BeforeValidator(_check_max_failed),
 ]
 
 
@@ -267,6 +290,12 @@ class SegmentSpec(Section):
     workers: WorkersSection = Field(default=WorkersSection(), description="Who does the work.")
     batch: BatchSection = Field(default=BatchSection(), description="How images are grouped for the model.")
     limits: LimitsSection = Field(default=LimitsSection(), description="What an input may be.")
+    max_failed: MaxFailed | None = Field(
+        default=None,
+        description="How many of the planned inputs may end other than ok, empty or nodata: a share (`1%`) "
+        "or a number. The job stops as soon as more have; run again with a higher value it goes on. Default: "
+        "any number.",
+    )
     precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         default="float32",
         description="Numbers the model computes in. `auto` is bfloat16 on GPU workers and float32 elsewhere, "

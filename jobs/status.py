@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,10 +12,13 @@ from rich.table import Table
 from jobs.progress import duration
 from jobs.resolve import standing_job
 from jobs.tally import Tally
-from jobs.target import no_job, open_target
+from jobs.target import no_job, one_line, open_target
 from pipeline.ledger import Ledger
 from pipeline.manifest import load_plans
-from pipeline.storage import Store, StoreError, StoreOptions
+from pipeline.retry import unfinished
+from pipeline.signs import PATIENCE, ShardSign, WorkerSign, read_signs
+from pipeline.stopping import cancel_requested
+from pipeline.storage import Store, StoreOptions
 
 SILENT_SECONDS = 60.0
 """A worker that has not said anything for longer is shown as silent: it says something every ten seconds."""
@@ -38,11 +39,23 @@ def show_status(target: str, options: StoreOptions, console: Console | None = No
     tally = Tally.of(ledger.records())
     shards, images = sum(plan.shards for plan in plans), sum(plan.images for plan in plans)
     console.print(_overview(job, shards, images, tally))
+    _print_requests(store, console)
+    signs = read_signs(store)
     if tally.shards < shards:
-        signs = _signs_of_life(store)
         console.print(_outlook(signs, images - tally.images), highlight=False)
-        if signs:
-            console.print(_workers(signs))
+    if signs and (tally.shards < shards or any(_alive(sign) for sign in signs)):
+        console.print(_workers(signs))
+
+
+def _print_requests(store: Store, console: Console) -> None:
+    """Say what was asked of the job and is not done yet."""
+    if (asked := cancel_requested(store)) is not None:
+        ago = duration(max(0.0, time.time() - asked))
+        console.print(f"cancel requested {ago} ago; the next run clears it", style="yellow", highlight=False)
+    for retry in unfinished(store):
+        statuses = ", ".join(sorted(retry.statuses))
+        left = f"{len(retry.left(Ledger(store))):,} of {len(retry.revisions):,} shards left"
+        console.print(escape(one_line(f"a retry of {statuses} is not done: {left}")), style="yellow")
 
 
 def _overview(job: dict[str, object], shards: int, images: int, tally: Tally) -> Table:
@@ -61,39 +74,37 @@ def _overview(job: dict[str, object], shards: int, images: int, tally: Tally) ->
     return table
 
 
-def _outlook(signs: Sequence[Mapping[str, Any]], left: int) -> str:
+def _outlook(signs: Sequence[WorkerSign], left: int) -> str:
     """What the workers that are alive will need for the rest, or what to do when there is none."""
-    alive = [sign for sign in signs if time.time() - sign["time"] < SILENT_SECONDS]
+    alive = [sign for sign in signs if _alive(sign)]
     if not alive:
         return "no worker is at work; run the job again to continue it"
-    rate = sum(sign["images"] / max(1.0, sign["time"] - sign["started"]) for sign in alive)
+    rate = sum(sign.images / max(1.0, sign.time - sign.started) for sign in alive)
     ending = f", about {duration(left / rate)} left" if rate > 0 else ""
     return f"{len(alive)} workers at work, {rate:.1f} images/s{ending}"
 
 
-def _signs_of_life(store: Store) -> list[dict[str, Any]]:
-    """What each worker last said; a sign that vanishes or is broken while it is read is left out."""
-    signs = []
-    for info in store.list("_progress/"):
-        try:
-            sign = json.loads(store.get(info.key))
-            signs.append({key: sign[key] for key in ("worker", "time", "started", "images", "shards")})
-        except (StoreError, ValueError, KeyError, TypeError):
-            continue
-    return signs
+def _alive(sign: WorkerSign) -> bool:
+    return time.time() - sign.time < SILENT_SECONDS
 
 
-def _workers(signs: Sequence[Mapping[str, Any]]) -> Table:
+def _workers(signs: Sequence[WorkerSign]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("worker", "last sign", "images", "in work"):
+    for heading in ("worker", "last sign", "images", "in work", "last step"):
         table.add_column(heading)
-    now = time.time()
     for sign in signs:
-        age = now - float(sign["time"])
+        age = time.time() - sign.time
         last = f"{duration(age)} ago" + (", silent" if age > SILENT_SECONDS else "")
-        work = ", ".join(
-            f"{shard} {part['done']:.0f}/{part['images']:.0f} for {duration(now - part['since'])}"
-            for shard, part in sorted(sign["shards"].items())
-        )
-        table.add_row(escape(str(sign["worker"])), last, f"{sign['images']:,}", escape(work))
+        first = [escape(sign.worker), last, f"{sign.images:,}"]
+        for shard in sign.shards or (None,):
+            table.add_row(*first, *(("", "") if shard is None else _in_work(shard, sign.time, age)))
+            first = ["", "", ""]
     return table
+
+
+def _in_work(shard: ShardSign, said: float, age: float) -> tuple[str, str]:
+    """What a shard is at. Its times are of the worker's clock, as is `said`; `age` has passed since then."""
+    work = f"{shard.shard} {shard.done:,}/{shard.images:,} for {duration(said - shard.since + age)}"
+    still = said - shard.step_since + age
+    step = f"{shard.doing}, {duration(still)} ago"
+    return escape(work), escape(step) + (" [yellow]stands still[/]" if still > PATIENCE else "")

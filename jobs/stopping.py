@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run in good order: what is begun is committed or dropped, nothing is half done."""
+"""Ends a run in good order, whoever asks: what is begun is committed or dropped, nothing is half done."""
 
 from __future__ import annotations
 
@@ -8,48 +8,63 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from jobs.errors import ExitCode, Interrupted
+from jobs.errors import ExitCode, Interrupted, JobError
 
 GRACE_SECONDS = 25
 """How long shards in work may still be committed: clusters kill 30 s after SIGTERM."""
 
 
 class Stop:
-    """A flag that signals set; the engine asks it between shards."""
+    """A flag that signals, requests and limits set; the engine asks it between shards."""
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    def __init__(self, remedy: str, grace: int = GRACE_SECONDS, *, abrupt: bool = False) -> None:
+        """`remedy` is what a stopped run says to do next.
+
+        `abrupt` ends the process when the grace is over, for work in threads that nothing else ends.
+        """
+        self.reason: JobError | None = None
+        """Why the run is to stop: what it raises in the end."""
+        self.remedy = remedy
+        self._grace, self._abrupt = grace, abrupt
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self.signal is not None
+        return self.reason is not None
+
+    def ask(self, reason: JobError) -> None:
+        """Set the flag, from any thread, and begin the grace; the first reason stays."""
+        if self.reason is None:
+            self.reason = reason
+            signal.alarm(self._grace)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """Set the flag and begin the grace; a second signal no longer waits."""
-        if self.signal is not None:
+        """Take a signal; a second one no longer waits."""
+        if self.reason is not None:
             # Nothing needs tidying: an output stands any end of its driver.
             os._exit(128 + number)
-        self.signal = number
-        signal.alarm(GRACE_SECONDS)
+        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+        self.ask(Interrupted(f"stopped by {signal.Signals(number).name}; {self.remedy}", code))
         # Not print: the signal may have come in the midst of one.
-        os.write(2, f"\nstopping within {GRACE_SECONDS} s; once more to stop at once\n".encode())
+        os.write(2, f"\nstopping within {self._grace} s; once more to stop at once\n".encode())
 
     def expire(self, _number: int, _frame: FrameType | None) -> None:
         """End the wait: shards still in work are dropped."""
-        self.raise_if_set("shards in work were dropped; run the same command again to do the rest")
-
-    def raise_if_set(self, remedy: str) -> None:
-        """Raise Interrupted, with the exit code of the signal, when one came."""
-        if self.signal is None:
+        if self.reason is None:
             return
-        code = ExitCode.INTERRUPTED if self.signal == signal.SIGINT else ExitCode.TERMINATED
-        raise Interrupted(f"stopped by {signal.Signals(self.signal).name}; {remedy}", code)
+        if self._abrupt:
+            os.write(2, f"condinst: {self.reason} (shards in work were dropped)\n".encode(errors="replace"))
+            os._exit(self.reason.code)
+        raise self.reason
+
+    def raise_if_set(self) -> None:
+        """Raise the reason, when there is one."""
+        if self.reason is not None:
+            raise self.reason
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
+def stop_on_signals(stop: Stop) -> Iterator[Stop]:
     """Watch SIGINT and SIGTERM inside the block."""
-    stop = Stop()
     handlers = {signal.SIGINT: stop.handle, signal.SIGTERM: stop.handle, signal.SIGALRM: stop.expire}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:

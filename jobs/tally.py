@@ -58,6 +58,8 @@ class Tally:
     classes: Counter[str] = field(default_factory=Counter)
     instances: int = 0
     bytes: int = 0
+    splits: int = 0
+    """Batches that went through the model in parts."""
     seconds: dict[str, float] = field(default_factory=dict)
     workers: dict[str, Busy] = field(default_factory=dict)
 
@@ -78,13 +80,14 @@ class Tally:
         """Count a committed shard with what it cost its worker."""
         self.add(commit)
         work = commit.work
+        self.splits += work.splits
         for stage, spent in work.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
         if work.first is not None and work.last is not None:
             busy = self.workers.setdefault(work.worker, Busy(work.first, work.last))
             busy.first, busy.last = min(busy.first, work.first), max(busy.last, work.last)
             busy.seconds += work.busy
-            busy.images += sum(commit.counts.values())
+            busy.images += sum(commit.counts.values()) if work.images is None else work.images
 
     @classmethod
     def of(cls, commits: Iterable[Commit]) -> Self:

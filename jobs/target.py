@@ -12,9 +12,14 @@ from pipeline.storage import Store, StoreOptions
 
 def open_target(target: str, options: StoreOptions) -> Store:
     """The output's store; a spec file brings its own options. Raises SpecError, StoreError."""
-    if target.endswith((".yaml", ".yml")) and Path(target).is_file():
+    if is_spec(target):
         return open_output(load(Path(target)))
     return Store.open(target, options)
+
+
+def is_spec(target: str) -> bool:
+    """Whether it names a spec file rather than an output."""
+    return target.endswith((".yaml", ".yml")) and Path(target).is_file()
 
 
 def no_job(store: Store) -> JobError:

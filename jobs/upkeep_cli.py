@@ -1,4 +1,4 @@
-"""`condinst verify` and `condinst vacuum` as the command line has them."""
+"""`condinst verify`, `vacuum`, `retry` and `cancel` as the command line has them."""
 
 from __future__ import annotations
 
@@ -71,3 +71,65 @@ def vacuum(
 
     options = StoreOptions(endpoint, region, profile, anonymous)
     raise typer.Exit(vacuum_output(output, options, yes=yes, public=public, older_than=older_than))
+
+
+def retry(
+    output: Output,
+    status: Annotated[
+        str,
+        typer.Option(
+            metavar="STATUS,...",
+            help="Which inputs: those that ended corrupt, failed, missing, too_large, unsupported.",
+            show_default=False,
+        ),
+    ],
+    poison: Annotated[
+        bool, typer.Option("--poison", help="Also the images that killed their worker; their records go.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be retried.")] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="In this process, without Ray: for debugging.")
+    ] = False,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """Do inputs that ended badly again; all other rows stay.
+
+    An input is taken as it lies there now, mended or not. Each shard gets its new rows as a whole: until then
+    the old ones stand. Interrupted, the same command goes on.
+
+    Examples:
+
+    [cyan]condinst retry s3://masks/mushrooms --status missing,failed --dry-run[/]
+
+    [cyan]condinst retry job.yaml --status corrupt,failed[/]
+    """
+    from jobs.retry import Wanted, parse_statuses, retry_output
+    from pipeline.storage import StoreOptions
+
+    wanted = Wanted(parse_statuses(status), poison, dry_run, local)
+    retry_output(output, StoreOptions(endpoint, region, profile, anonymous), wanted)
+
+
+def cancel(
+    output: Output,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """Stop a job that is at work, from any machine.
+
+    Shards in work are committed within 25 s or dropped; the run ends with exit code 8. Run the job again to
+    continue it.
+
+    Example:
+
+    [cyan]condinst cancel s3://masks/mushrooms[/]
+    """
+    from jobs.cancel import cancel_job
+    from pipeline.storage import StoreOptions
+
+    cancel_job(output, StoreOptions(endpoint, region, profile, anonymous))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,8 @@ class Clock:
         self._first: float | None = None
         self._last: float | None = None
         self._batches = 0
+        self._splits = 0
+        self._under_way: Counter[str] = Counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -37,10 +40,24 @@ class Clock:
         if step := _ANNOUNCED.get(name):
             reached(step, self.shard)
         start = time.monotonic()
+        with self._lock:
+            self._under_way[name] += 1
         try:
             yield
         finally:
-            self._add(name, time.monotonic() - start)
+            with self._lock:
+                self._under_way[name] -= 1
+                self._seconds[name] += time.monotonic() - start
+
+    def under_way(self, name: str) -> int:
+        """How many threads are in a stage at the moment."""
+        with self._lock:
+            return self._under_way[name]
+
+    def split(self) -> None:
+        """Count a batch that goes through the model in parts."""
+        with self._lock:
+            self._splits += 1
 
     def batch(self, start: float, end: float) -> None:
         """Count a batch that was in the model between two readings of `time.monotonic`."""
@@ -59,9 +76,6 @@ class Clock:
                 last=None if self._last is None else self._last + _UNIX,
                 busy=self._seconds["model"],
                 batches=self._batches,
+                splits=self._splits,
                 seconds=dict(self._seconds),
             )
-
-    def _add(self, name: str, seconds: float) -> None:
-        with self._lock:
-            self._seconds[name] += seconds

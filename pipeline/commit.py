@@ -39,6 +39,10 @@ class Work:
     busy: float = 0.0
     """Time inside the model. A worker's busy share is the sum of these over (latest last - first first)."""
     batches: int = 0
+    splits: int = 0
+    """Batches that went through the model in parts, mostly because they did not fit into its memory."""
+    images: int | None = None
+    """Inputs that it went through; None for all of the shard's."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time by stage: `fetch` (waiting for prepared images), `decode`, `prepare`, `model`, `turn` (waiting for
     the other shard's batch to leave the model), `encode`, `write`."""

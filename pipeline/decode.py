@@ -33,16 +33,30 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _MAX_REASON = 300
+_MEMORY = 2**30
+_MEMORY_PER_PIXEL = 24
+"""The costliest decoder, that of 16-bit TIFFs, takes 20 bytes."""
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What one input may cost at most; over them it ends `too_large`."""
+    """What one input may cost at most; over `pixels`, `bytes` or `memory` it ends `too_large`."""
 
     pixels: int = 200_000_000
     """Width times height, known from the header before anything is decoded."""
     bytes: int = 1_000_000_000
     """Size of the file, known before it is fetched."""
+    seconds: float = 120.0
+    """Decoding that lasts longer ends its process, in the end with the input `failed` (`pipeline.care`).
+
+    Not part of the settings fingerprint: which input is hit depends on the machine and not on the settings
+    alone, as with `missing`, and who gives such inputs more time means to keep the rows of all others.
+    """
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a process of its own may take to decode an input within `pixels` and `bytes`."""
+        return _MEMORY + self.bytes + _MEMORY_PER_PIXEL * self.pixels
 
 
 def decode(data: bytes, limits: DecodeLimits) -> Rgb:

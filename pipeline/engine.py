@@ -7,17 +7,20 @@ shard whose worker dies is handed out again by Ray. What makes it count once is 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pipeline.cluster import ClusterTooSmall, cluster
 from pipeline.progress import clear_progress
 from pipeline.results import ShardResult
+from pipeline.retry import Retry
 from pipeline.settings import SegmentSettings
-from pipeline.storage import Store
+from pipeline.stopping import RunFlag
+from pipeline.storage import Store, StoreError
 
 if TYPE_CHECKING:
     from pipeline.worker import Worker
@@ -30,6 +33,12 @@ IN_FLIGHT = 2
 FAILURES = 10
 """Shards in a row that may fail before a run is given up; half as many a worker where that is more."""
 
+JOIN_SECONDS = 5.0
+"""How long the end of a run waits for a request that tells its workers to stop."""
+
+STOP_LOOK = 0.25
+"""Seconds between two looks at whether the run is to stop, and between two tries to tell its workers."""
+
 OnResult = Callable[[ShardResult], None]
 Stop = Callable[[], bool]
 
@@ -39,18 +48,24 @@ class NothingWorks(Exception):
 
 
 def run_local(
-    settings: SegmentSettings, shards: Sequence[str], *, on_result: OnResult, stop: Stop | None = None
+    settings: SegmentSettings,
+    shards: Sequence[str],
+    *,
+    on_result: OnResult,
+    stop: Stop | None = None,
+    retry: Retry | None = None,
 ) -> None:
     """Segment shards in this process, with the same worker and the same rows as on Ray.
 
     `on_result` is called in this thread as each shard ends, `ShardResult.error` set where it could not be
-    committed: the caller asks the ledger what is still pending. Once `stop` says so, no shard is begun.
-    Raises what `Worker` raises, and NothingWorks.
+    committed: the caller asks the ledger what is still pending. Once `stop` says so, no shard is begun. With
+    `retry` the shards are committed, and some of their inputs are done again. Raises what `Worker` raises,
+    and NothingWorks.
     """
     from pipeline.worker import Worker
 
     on_result = _giving_up(on_result, workers=1)
-    worker = Worker(settings)
+    worker = Worker(settings, retry)
     try:
         with ThreadPoolExecutor(IN_FLIGHT, "shard") as pool:
             running: set[Future[ShardResult]] = set()
@@ -73,31 +88,61 @@ def run(
     workers: int,
     on_result: OnResult,
     stop: Stop | None = None,
+    retry: Retry | None = None,
     address: str | None = None,
     debug: bool = False,
 ) -> None:
-    """Segment shards on Ray with a pool of `workers` workers; see `run_local` for `on_result`.
+    """Segment shards on Ray with a pool of `workers` workers; see `run_local` for `on_result` and `retry`.
 
     Joins the cluster at `address` (or RAY_ADDRESS), else starts Ray on this machine and ends it again. Once
-    `stop` says so the pool is taken down; shards that were in work stay pending. A worker that cannot start
+    `stop` says so, no shard is begun, and this returns when those in work are committed; for how long to wait
+    is the caller's business: an exception of its own takes the pool down at once. A worker that cannot start
     (its weights changed, its GPU is broken) is the error of each shard it is given. Raises ClusterTooSmall
     before any worker is started, and NothingWorks.
     """
     if not shards:
         return
     on_result = _giving_up(on_result, workers)
-    with cluster(settings, workers, address=address, debug=debug):
-        results = _results(settings, shards, workers)
+    store = Store.open(settings.output, settings.output_options)
+    run_id = secrets.token_hex(8)
+    with cluster(settings, workers, address=address, debug=debug), _telling(RunFlag(store, run_id), stop):
+        results = _results(settings, shards, workers, run_id, retry)
         seen: set[str] = set()
+        idle: set[str] = set()
         try:
             for result in results:
+                if result.stopped:
+                    idle.add(result.worker)
+                    if len(idle) == workers:
+                        break
+                    continue
                 seen.add(result.worker)
                 on_result(result)
-                if stop is not None and stop():
-                    break
         finally:
             results.close()
-            clear_progress(Store.open(settings.output, settings.output_options), filter(None, seen))
+            clear_progress(store, filter(None, seen))
+
+
+@contextmanager
+def _telling(flag: RunFlag, stop: Stop | None) -> Iterator[None]:
+    """While the block runs, put the flag as soon as `stop` says so; take it away at the end."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(STOP_LOOK):
+            if stop is not None and stop():
+                with suppress(StoreError):
+                    flag.put()
+                    return
+
+    watcher = threading.Thread(target=look, name="stop", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join(JOIN_SECONDS)
+        flag.clear()
 
 
 def attempt(process: Callable[[str], ShardResult], shard: str) -> ShardResult:
@@ -115,23 +160,43 @@ class ShardActor:
     Neither may raise: to Ray Data an actor that does not start, or a row that fails, is the end of the run.
     """
 
-    def __init__(self, settings: SegmentSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: SegmentSettings, run: str, retry: Retry | None = None) -> None:
+        self._settings, self._retry = settings, retry
+        self._flag = RunFlag(Store.open(settings.output, settings.output_options), run)
+        self._id = secrets.token_hex(8)
         self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._in_work = 0
         self._worker: Worker | None = None
         with suppress(Exception):  # tried again, and reported, with the first shard
             self._ready()
 
     def __call__(self, row: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Called for two rows at a time, in two threads."""
-        result = attempt(lambda shard: self._ready().process(shard), str(row["item"][0]))
-        return {"result": [result.to_json()]}
+        return {"result": [self._process(str(row["item"][0])).to_json()]}
+
+    def _process(self, shard: str) -> ShardResult:
+        # Counted before the flag is looked at: else the other thread could report this worker as idle.
+        self._count(1)
+        try:
+            if not self._flag.is_set():
+                return attempt(lambda shard: self._ready().process(shard), shard)
+        finally:
+            self._count(-1)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_work)
+        return ShardResult(shard=shard, worker=self._id, stopped=True)
+
+    def _count(self, shards: int) -> None:
+        with self._changed:
+            self._in_work += shards
+            self._changed.notify_all()
 
     def _ready(self) -> Worker:
         from pipeline.worker import Worker
 
         with self._lock:
-            self._worker = self._worker or Worker(self._settings)
+            self._worker = self._worker or Worker(self._settings, self._retry)
             return self._worker
 
 
@@ -151,7 +216,7 @@ def _giving_up(on_result: OnResult, workers: int) -> OnResult:
 
 
 def _results(
-    settings: SegmentSettings, shards: Sequence[str], workers: int
+    settings: SegmentSettings, shards: Sequence[str], workers: int, run: str, retry: Retry | None
 ) -> Generator[ShardResult, None, None]:
     import ray.data
 
@@ -165,7 +230,7 @@ def _results(
     rows = ray.data.from_items(list(shards)).repartition(target_num_rows_per_block=1)
     reports = rows.map_batches(
         ShardActor,
-        fn_constructor_kwargs={"settings": settings},
+        fn_constructor_kwargs={"settings": settings, "run": run, "retry": retry},
         batch_size=1,
         compute=pool,
         num_cpus=settings.cpus,

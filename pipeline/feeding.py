@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from condinst.preprocess import Prepared
+from pipeline.care import Care, Poisonous
+from pipeline.children import ChildError
 from pipeline.clock import Clock
-from pipeline.decode import DecodeLimits, decode
+from pipeline.decode import DecodeLimits
 from pipeline.inputs import Inputs
-from pipeline.records import ImageRef, InputRejected, Status
+from pipeline.records import ImageRef, InputRejected, Status, describe
 from pipeline.rows import Outcome
 from pipeline.storage import StoreError
 
@@ -78,11 +79,15 @@ class Feeder:
         self._fetchers.shutdown(cancel_futures=True)
         self._decoders.shutdown(cancel_futures=True)
 
-    def stream(self, refs: Sequence[ImageRef], clock: Clock) -> Iterator[Ready | Refused]:
+    def stream(
+        self, refs: Sequence[ImageRef], clock: Clock, care: Care | None = None
+    ) -> Iterator[Ready | Refused]:
         """A shard's inputs in order. At most `images` of them, and about `bytes` bytes, are held ahead.
 
-        Raises StoreError when an input's store as a whole cannot be read: that says nothing about the input.
+        Raises StoreError when an input's store as a whole cannot be read, ChildError when there is no process
+        to decode in: neither says anything about the input.
         """
+        care = care or Care(self._limits, clock.shard)
         ahead: deque[_Pending] = deque()
         expected = self._bytes // FIRST_GUESS
         known = False
@@ -94,7 +99,7 @@ class Feeder:
                         expected = max(item.held, expected) if known else item.held
                         known = True
                     yield item
-                ahead.append(self._begin(index, ref, clock))
+                ahead.append(self._begin(_Task(index, ref, clock, care)))
             while ahead:
                 yield _take(ahead, clock)
         finally:
@@ -105,45 +110,58 @@ class Feeder:
         held = sum(pending.held(expected) for pending in ahead)
         return len(ahead) >= self._images or held + expected > self._bytes
 
-    def _begin(self, index: int, ref: ImageRef, clock: Clock) -> _Pending:
-        future: Future[Ready | Refused] = Future()
-        self._fetchers.submit(self._fetch, index, ref, clock, future)
-        return _Pending(future, ref.bytes or 0)
+    def _begin(self, task: _Task) -> _Pending:
+        if (how := task.care.culprits.get(task.ref.image_id)) is not None:
+            task.future.set_result(_poisonous(task, how))
+        else:
+            self._fetchers.submit(self._fetch, task)
+        return _Pending(task.future, task.ref.bytes or 0)
 
-    def _fetch(self, index: int, ref: ImageRef, clock: Clock, future: Future[Ready | Refused]) -> None:
+    def _fetch(self, task: _Task) -> None:
         """In a fetching thread: the bytes; then it is a decoding thread's turn."""
-        if not future.set_running_or_notify_cancel():
+        if not task.future.set_running_or_notify_cancel():
             return
         try:
-            with clock.stage("fetch"):
-                data, etag = self._inputs.fetch(ref, self._limits.bytes)
+            with task.clock.stage("fetch"):
+                data, etag = self._inputs.fetch(task.ref, self._limits.bytes)
         except StoreError as error:
-            future.set_exception(error)
+            task.future.set_exception(error)
         except Exception as error:
-            future.set_result(Refused(index, _refusal(Outcome(ref, Status.FAILED), error)))
+            task.future.set_result(Refused(task.index, _refusal(Outcome(task.ref, Status.FAILED), error)))
         else:
-            outcome = Outcome(ref, Status.EMPTY, bytes=len(data), etag=etag)
+            outcome = Outcome(task.ref, Status.EMPTY, bytes=len(data), etag=etag)
             try:
-                self._decoders.submit(self._decode, index, outcome, data, clock, future)
+                self._decoders.submit(self._decode, task, outcome, data)
             except RuntimeError as error:  # the worker is being closed
-                future.set_exception(error)
+                task.future.set_exception(error)
 
-    def _decode(
-        self, index: int, outcome: Outcome, data: bytes, clock: Clock, future: Future[Ready | Refused]
-    ) -> None:
+    def _decode(self, task: _Task, outcome: Outcome, data: bytes) -> None:
         """In a decoding thread: the pixels, at the model's scale."""
         start = time.monotonic()
         try:
-            with clock.stage("decode"):
-                image = decode(data, self._limits)
+            with task.clock.stage("decode"):
+                image = task.care.decode(task.ref, data)
             outcome = replace(outcome, size=(image.shape[0], image.shape[1]))
-            with clock.stage("prepare"):
+            with task.clock.stage("prepare"):
                 prepared = self._prepare(image)
+        except (StoreError, ChildError) as error:
+            task.future.set_exception(error)
+        except Poisonous as error:
+            task.future.set_result(_poisonous(task, str(error)))
         except Exception as error:
-            future.set_result(Refused(index, _refusal(outcome, error)))
+            task.future.set_result(Refused(task.index, _refusal(outcome, error)))
         else:
             outcome = replace(outcome, decode_ms=(time.monotonic() - start) * 1000)
-            future.set_result(Ready(index, outcome, prepared))
+            task.future.set_result(Ready(task.index, outcome, prepared))
+
+
+@dataclass(frozen=True)
+class _Task:
+    index: int
+    ref: ImageRef
+    clock: Clock
+    care: Care
+    future: Future[Ready | Refused] = field(default_factory=Future)
 
 
 @dataclass(frozen=True)
@@ -172,10 +190,6 @@ def _refusal(outcome: Outcome, error: Exception) -> Outcome:
     return replace(outcome, status=Status.FAILED, error=describe(error))
 
 
-def describe(error: BaseException) -> str:
-    """An unexpected error as a reason in a row: its type and its message's first line.
-
-    Addresses differ from run to run, and the tables of two runs must not.
-    """
-    message = re.sub(r" at 0x[0-9a-f]+", "", str(error)).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+def _poisonous(task: _Task, how: str) -> Refused:
+    """The same row in the attempt that finds it out and in those that do not even fetch it."""
+    return Refused(task.index, Outcome(task.ref, Status.FAILED, error=how))

@@ -4,6 +4,13 @@ An attempt writes its files where nobody looks, then asks for the shard's commit
 only once. Whoever finds the record, its author or not, can finish the rest, any number of times: copy the
 winner's files to their public names, instances first, and sweep the attempt's own. A process may die between
 any two steps; `repair` at the next start ends what it began.
+
+A retry commits a later revision of a shard under the same public names, so a publisher of an earlier one that
+comes late could put the old files on top. What keeps the rows: the earlier attempt's files go as soon as the
+later revision is committed, so no copy of them can begin any more; and the later attempt's own files stay for
+`SETTLING`, longer than any request lives, so whoever publishes again (the late publisher itself, which looks
+for later revisions after it copied; `repair`; a vacuum) puts the right ones back. Who reads by commits
+(`pipeline.tables`) sees the right rows throughout.
 """
 
 from __future__ import annotations
@@ -34,7 +41,11 @@ from pipeline.storage import NotFound, Store, StoreError
 JOB_KEY = "job.json"
 WRITTEN: tuple[Step, ...] = ("first_written", "second_written")
 READERS = 16
-"""Records fetched at a time."""
+"""Records fetched, and shards repaired, at a time."""
+SETTLING = 3600.0
+"""Seconds for which a later revision's attempt keeps its files; a request lasts ten minutes at most."""
+COPIES = 3
+"""Times that a later revision is copied while somebody copies an earlier one over it."""
 
 
 class LedgerError(Exception):
@@ -160,27 +171,27 @@ class Ledger:
         return ruling
 
     def publish(self, commit: Commit) -> None:
-        """Bring a committed shard's files to their public names and sweep the attempt's own.
+        """Bring a committed shard's files to their public names and sweep what is not needed any more.
 
-        Safe to repeat, and to run beside other publishers of the shard. Raises LedgerError when a file is
-        gone.
+        Safe to repeat, and to run beside other publishers of the shard, of other revisions too. Raises
+        LedgerError when a file is gone.
         """
-        copied = []
-        for table in TABLES:
-            copied.append(self._copy(commit, table))
-            if len(copied) == 1:
-                reached("publish", commit.shard)
-        # These copies may have overtaken a newer revision's publisher: then its files go on top again.
+        self._retire(commit)
+        copied = self._copies(commit)
+        # These copies may have overtaken a later revision's publisher: then its files go on top again.
         newer = self._ruling(commit.shard, from_revision=commit.revision + 1)
         if newer is not None:
             self.publish(newer)
             return
         for table, fresh in zip(TABLES, copied, strict=True):
             self._check(commit, table, fresh)
-        self._sweep(commit.shard, commit.attempt)
+        if settled(commit):
+            self._sweep(commit.shard, commit.attempt)
+        else:
+            self.store.delete([started_key(commit.shard, commit.attempt)])
 
     def repair(self) -> list[str]:
-        """Publish the committed shards whose publisher died on the way; returns them.
+        """Publish the committed shards whose publisher died on the way or that did not settle; returns them.
 
         An attempt's files go only when both public files are right, so what still lies under `_attempts/`
         names every shard that may need it.
@@ -190,12 +201,27 @@ class Ledger:
             _, shard, attempt, *_ = info.key.split("/")
             left.setdefault(shard, set()).add(attempt)
         done = self.revisions() if left else {}
-        repaired = []
-        for commit in self.records({shard: done[shard] for shard in left if shard in done}):
-            if commit.attempt in left[commit.shard]:
-                self.publish(commit)
-                repaired.append(commit.shard)
-        return repaired
+        rulings = self.records({shard: done[shard] for shard in left if shard in done})
+        unpublished = [commit for commit in rulings if commit.attempt in left[commit.shard]]
+        with ThreadPoolExecutor(READERS) as publishers:
+            for _ in publishers.map(self.publish, unpublished):
+                pass
+        return [commit.shard for commit in unpublished]
+
+    def _retire(self, commit: Commit) -> None:
+        """Take away what earlier revisions' publishers copy from: nobody needs it any more."""
+        for revision in range(commit.revision):
+            if (earlier := self._find(commit.shard, revision)) is not None:
+                self._sweep(commit.shard, earlier.attempt)
+
+    def _copies(self, commit: Commit) -> list[bool]:
+        """Copy both files; whether each could be, that is, whether no publisher has swept it already."""
+        copied = []
+        for table in TABLES:
+            copied.append(self._copy(commit, table))
+            if len(copied) == 1:
+                reached("publish", commit.shard)
+        return copied
 
     def _create(self, record: Commit) -> bool:
         """Whether the record was surely created by this call."""
@@ -249,8 +275,11 @@ class Ledger:
     def _check(self, commit: Commit, table: str, fresh: bool) -> None:
         """Raise LedgerError unless the public file is the committed one; our copy is known by its size."""
         target, file = public_key(table, commit.shard), commit.files[table]
-        if self.store.head(target).size == file.size if fresh else self._matches(target, file):
-            return
+        for _ in range(COPIES):
+            if self.store.head(target).size == file.size if fresh else self._matches(target, file):
+                return
+            if not commit.revision or not self._copy(commit, table):
+                break
         raise LedgerError(
             f"{self.store.join(target)} is not the file that shard {commit.shard} committed, and the one "
             "its attempt wrote is gone: somebody changed the output. Delete "
@@ -266,6 +295,11 @@ class Ledger:
     def _sweep(self, shard: str, attempt: str) -> None:
         keys = [attempt_key(shard, attempt, table) for table in TABLES]
         self.store.delete([*keys, started_key(shard, attempt)])
+
+
+def settled(commit: Commit, now: float | None = None) -> bool:
+    """Whether no copy of an earlier revision can still be under way: the attempt's own files may go."""
+    return not commit.revision or (time.time() if now is None else now) - commit.committed >= SETTLING
 
 
 def _differences(old: object, new: object) -> list[str]:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
-from pipeline.commit import Commit
-from pipeline.ledger import Ledger
+from pipeline.commit import Commit, public_key
+from pipeline.ledger import Ledger, settled
 from pipeline.local import TEMPORARY
 from pipeline.manifest import load_plans
 from pipeline.schemas import TABLES
+from pipeline.stopping import STOPS
 from pipeline.storage import NotFound, ObjectInfo, Store
 
 DAY = 86_400.0
@@ -27,6 +28,7 @@ _ATTEMPT = re.compile(rf"_attempts/{_SHARD}/(?P<attempt>\d{{13}}-[0-9a-f]+)/\w[\
 _PUBLIC = re.compile(rf"(?:{'|'.join(TABLES)})/{_SHARD}\.parquet")
 _PLAN = re.compile(r"(?P<folder>_plans/[0-9a-f]+)/manifest-\d+\.parquet")
 _PROBE = re.compile(r"_probe/[0-9a-f]+")
+_FLAG = re.compile(rf"{STOPS}[0-9a-f]+")
 _SIGN = re.compile(r"_progress/\w[\w.-]*\.json")
 
 
@@ -37,8 +39,10 @@ class Kind(StrEnum):
     DEAD = "attempts that died"
     PLAN = "plans that were not taken"
     PROBE = "probes"
+    FLAG = "flags of ended runs"
     SIGN = "signs of dead workers"
     UNFINISHED = "half-written files"
+    SETTLING = "files of shards just retried"
     PUBLIC = "public files without a commit"
 
 
@@ -98,9 +102,10 @@ class _Search:
         for name, objects in plans.items():
             if name not in taken:
                 self._timeless(Kind.PLAN, name, objects)
-        for info in store.list("_probe/"):
-            if _PROBE.fullmatch(info.key):
-                self._timeless(Kind.PROBE, info.key, [info])
+        for kind, folder, pattern in ((Kind.PROBE, "_probe/", _PROBE), (Kind.FLAG, STOPS, _FLAG)):
+            for info in store.list(folder):
+                if pattern.fullmatch(info.key):
+                    self._timeless(kind, info.key, [info])
         if store.local:
             self._half_written()
         return Leftovers(tuple(self._orphans), tuple(self._waiting), tuple(self._unpublished), self._seen)
@@ -139,17 +144,27 @@ class _Search:
             for commit in ledger.records({shard: done[shard] for shard, _ in attempts if shard in done})
         }
         for (shard, attempt), objects in attempts.items():
-            self._attempt(shard, attempt, objects, rulings.get(shard), shard in busy)
+            ruling = rulings.get(shard)
+            if ruling is not None and ruling.attempt == attempt:
+                self._ruling(ruling, objects, public.get(shard, ()))
+            else:
+                self._attempt(shard, attempt, objects, ruling, shard in busy)
         for shard, objects in public.items():
             if shard not in done:
                 self._sort(Kind.PUBLIC, shard, objects, gone=True)
 
+    def _ruling(self, ruling: Commit, objects: Sequence[ObjectInfo], public: Sequence[ObjectInfo]) -> None:
+        """Files of the attempt that rules: left by a publisher that died, or kept a while after a retry."""
+        sizes = {info.key: info.size for info in public}
+        right = all(sizes.get(public_key(t, ruling.shard)) == ruling.files[t].size for t in TABLES)
+        if right and not settled(ruling, self._now):
+            self._sort(Kind.SETTLING, f"{ruling.shard}/{ruling.attempt}", objects, gone=False)
+        else:
+            self._unpublished.append(ruling.shard)
+
     def _attempt(
         self, shard: str, attempt: str, objects: Sequence[ObjectInfo], ruling: Commit | None, busy: bool
     ) -> None:
-        if ruling is not None and ruling.attempt == attempt:
-            self._unpublished.append(shard)
-            return
         began = int(attempt.partition("-")[0]) / 1000
         second = ruling is not None and began < ruling.committed
         kind = Kind.DEAD if ruling is None else Kind.LOST

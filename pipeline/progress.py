@@ -8,7 +8,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
+from pipeline.clock import Clock
+from pipeline.steps import Step, listen
 from pipeline.storage import Store, StoreError
 
 INTERVAL = 10.0
@@ -35,17 +38,18 @@ class Progress:
         self._store, self._worker = store, worker
         self._started = time.time()
         self._lock = threading.Lock()
-        self._shards: dict[str, dict[str, float]] = {}
+        self._shards: dict[str, _InWork] = {}
         self._images = 0
+        self._deaf = listen(self._hear)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 
     @contextmanager
-    def shard(self, shard: str, images: int) -> Iterator[None]:
+    def shard(self, shard: str, images: int, clock: Clock) -> Iterator[None]:
         """Show a shard as in work."""
         with self._lock:
-            self._shards[shard] = {"since": time.time(), "images": images, "done": 0}
+            self._shards[shard] = _InWork(images, clock)
         try:
             yield
         finally:
@@ -55,14 +59,20 @@ class Progress:
     def advance(self, shard: str, images: int) -> None:
         """Count images of a shard as done."""
         with self._lock:
-            self._shards[shard]["done"] += images
+            self._shards[shard].done += images
             self._images += images
 
     def close(self) -> None:
         """Take the sign away: this worker ends in good order."""
         self._closed.set()
         self._thread.join()
+        self._deaf()
         clear_progress(self._store, [self._worker])
+
+    def _hear(self, step: Step, shard: str) -> None:
+        with self._lock:
+            if (working := self._shards.get(shard)) is not None:
+                working.step, working.step_since = step, time.time()
 
     def _run(self) -> None:
         while not self._closed.wait(INTERVAL):
@@ -80,6 +90,23 @@ class Progress:
                     "time": time.time(),
                     "started": self._started,
                     "images": self._images,
-                    "shards": self._shards,
+                    "shards": {shard: working.sign() for shard, working in self._shards.items()},
                 }
             ).encode()
+
+
+@dataclass
+class _InWork:
+    images: int
+    clock: Clock
+    since: float = field(default_factory=time.time)
+    done: int = 0
+    step: Step | None = None
+    """The last that was reached; None before the first."""
+    step_since: float = field(default_factory=time.time)
+
+    def sign(self) -> dict[str, object]:
+        """As JSON, with the number of images that are being decoded."""
+        fields = {"since": self.since, "images": self.images, "done": self.done}
+        step = {"step": self.step, "step_since": self.step_since}
+        return {**fields, **step, "decoding": self.clock.under_way("decode")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -69,3 +70,12 @@ class InputRejected(Exception):
 
     def __str__(self) -> str:
         return f"{self.status}: {self.reason}"
+
+
+def describe(error: BaseException) -> str:
+    """An unexpected error as a reason in a row: its type and its message's first line.
+
+    Addresses differ from run to run, and the tables of two runs must not.
+    """
+    message = re.sub(r" at 0x[0-9a-f]+", "", str(error)).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

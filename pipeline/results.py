@@ -33,6 +33,8 @@ class ShardResult:
     """Seconds inside the model."""
     error: str | None = None
     """Why the shard could not be committed; the rest is then empty. None when it is committed."""
+    stopped: bool = False
+    """Whether the shard was not begun because the run is to stop; `worker` then has nothing in work."""
 
     @property
     def images(self) -> int:

@@ -47,12 +47,9 @@ def visible(found: Instances) -> Instances:
     return Instances(found.boxes[keep], found.scores[keep], found.classes[keep], found.masks[keep])
 
 
-def count_classes(outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, int]:
-    """Instances by class name, of classes that occur."""
-    counts: Counter[str] = Counter()
-    for outcome in outcomes:
-        if outcome.found is not None:
-            counts.update(names[index] for index in outcome.found.classes)
+def count_values(column: pa.ChunkedArray) -> dict[str, int]:
+    """How many rows have each value of a column of text, values that occur, in their order."""
+    counts: Counter[str] = Counter(column.cast(pa.string()).to_pylist())
     return dict(sorted(counts.items()))
 
 

@@ -148,6 +148,12 @@ class Run:
                     return self._scan(file, table, columns, filter)
             except NotFound:
                 continue
+        ruling = self.ledger.read(commit.shard)
+        if ruling is not None and ruling.revision > commit.revision:
+            raise LedgerError(
+                f"{self.store.uri}: shard {commit.shard} was retried since these tables were opened; "
+                "open them again"
+            )
         raise LedgerError(
             f"{self.store.join(public)} is missing or is not the file that shard {commit.shard} committed: "
             "somebody changed the output"

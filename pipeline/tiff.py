@@ -6,6 +6,7 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def decode_tiff(data: bytes, max_pixels: int) -> Rgb:
         InputRejected: `corrupt`, `unsupported`, `too_large` or `nodata`.
     """
     tags = tifftags.read_tags(data)
-    _check_layout(tags)
+    check_layout(tags)
     _check_size(tags, max_pixels)
     if tags.get(tifftags.PHOTOMETRIC, (1,))[0] == _CIELAB:
         # GDAL's conversion leaves out the step from the white of CIELab to that of sRGB: white turns yellow.
@@ -52,10 +53,11 @@ def decode_tiff(data: bytes, max_pixels: int) -> Rgb:
             with file.open(driver="GTiff", sharing=False) as source:
                 return _read(source, tags)
         except RasterioError as error:
-            raise InputRejected(*_refusal(error)) from None
+            raise InputRejected(*refusal(error)) from None
 
 
-def _check_layout(tags: Tags) -> None:
+def check_layout(tags: Tags) -> None:
+    """Raise InputRejected, `unsupported`, for a first page that is not read here."""
     photometric = tags.get(tifftags.PHOTOMETRIC, (1,))[0]
     if tifftags.DNG_VERSION in tags:
         raise InputRejected(
@@ -76,7 +78,7 @@ def _check_layout(tags: Tags) -> None:
 
 
 def _check_size(tags: Tags, max_pixels: int) -> None:
-    """Bands are decoded together and blocks whole: few pixels of many bands, or in a huge tile, cost much."""
+    """Bands are decoded together: few pixels of many bands cost much."""
     width, height = tags[tifftags.WIDTH][0], tags[tifftags.HEIGHT][0]
     samples = tags.get(tifftags.SAMPLES_PER_PIXEL, (1,))[0]
     if width * height * math.ceil(samples / 4) > max_pixels:
@@ -84,6 +86,13 @@ def _check_size(tags: Tags, max_pixels: int) -> None:
             Status.TOO_LARGE,
             f"TIFF: {width}x{height} pixels of {samples} bands; the limit is {max_pixels:,} of 4 bands",
         )
+    check_blocks(tags, max_pixels)
+
+
+def check_blocks(tags: Tags, max_pixels: int) -> None:
+    """Raise InputRejected, `too_large`, for tiles or strips over the limit: each is decoded as a whole."""
+    width, height = tags[tifftags.WIDTH][0], tags[tifftags.HEIGHT][0]
+    samples = tags.get(tifftags.SAMPLES_PER_PIXEL, (1,))[0]
     block_width = tags.get(tifftags.TILE_WIDTH, (width,))[0]
     block_height = tags.get(
         tifftags.TILE_HEIGHT, (min(height, tags.get(tifftags.ROWS_PER_STRIP, (height,))[0]),)
@@ -97,7 +106,7 @@ def _check_size(tags: Tags, max_pixels: int) -> None:
 
 
 def _read(source: DatasetReader, tags: Tags) -> Rgb:
-    bands = _bands(source)
+    bands = colour_bands(source.colorinterp)
     if any(np.dtype(source.dtypes[band - 1]).kind not in "uif" for band in bands):
         raise InputRejected(Status.UNSUPPORTED, f"TIFF: samples of type {source.dtypes[bands[0] - 1]}")
     if tags.get(tifftags.PHOTOMETRIC, (1,))[0] in (_CMYK, _YCBCR) and source.dtypes[0] != "uint8":
@@ -115,9 +124,8 @@ def _read(source: DatasetReader, tags: Tags) -> Rgb:
     return rgb if valid is None else black_out(rgb, valid)
 
 
-def _bands(source: DatasetReader) -> list[int]:
-    """The bands (from 1) that make red, green and blue, or the one that is grey."""
-    kinds = source.colorinterp
+def colour_bands(kinds: Sequence[ColorInterp]) -> list[int]:
+    """The bands (from 1) that make red, green and blue, or the one that is grey, by what each is declared."""
     if all(kind in kinds for kind in _RGB_ORDER):
         return [kinds.index(kind) + 1 for kind in _RGB_ORDER]
     colours = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
@@ -130,7 +138,7 @@ def _valid(source: DatasetReader, bands: list[int], samples: NDArray[Any]) -> ND
     valid: NDArray[np.bool_] | None = None
     if MaskFlags.nodata in flags:
         # From the samples at hand: GDAL would read and decode the file once more for each band.
-        nodata = _as_sample(source.nodata, samples.dtype)
+        nodata = as_sample(source.nodata, samples.dtype)
         valid = None if nodata is None else np.logical_or.reduce([band != nodata for band in samples])
     elif MaskFlags.all_valid not in flags:
         valid = source.read_masks(bands[0]) > 0
@@ -140,7 +148,7 @@ def _valid(source: DatasetReader, bands: list[int], samples: NDArray[Any]) -> ND
     return valid
 
 
-def _as_sample(value: float, dtype: np.dtype[Any]) -> Any:
+def as_sample(value: float, dtype: np.dtype[Any]) -> Any:
     """`value` in the type of the samples; None where none of them can have it."""
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
@@ -167,10 +175,11 @@ def _palette(source: DatasetReader, band: int) -> NDArray[np.uint8]:
     return table
 
 
-def _refusal(error: BaseException) -> tuple[Status, str]:
+def refusal(error: BaseException) -> tuple[Status, str]:
+    """Status and reason of a file that GDAL refused with `error`."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = re.sub(r"(/vsimem/[0-9a-f-]+/)?image\.tif: ?", "", str(error)).splitlines()[0]
+    text = re.sub(r"(/vsi[\w/-]*/)?image\.tif[:,]? ?", "", str(error)).splitlines()[0]
     if "OutOfMemory" in type(error).__name__:
         return Status.TOO_LARGE, f"TIFF: {text}"
     return Status.UNSUPPORTED if _NOT_READ.search(text) else Status.CORRUPT, f"TIFF: {text}"

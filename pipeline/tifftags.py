@@ -6,6 +6,7 @@ An EXIF block is a TIFF too, so this is also where an orientation comes from.
 from __future__ import annotations
 
 import struct
+from typing import Any, Protocol
 
 SUBFILE_TYPE = 254
 WIDTH = 256
@@ -22,12 +23,20 @@ DNG_VERSION = 50706
 
 Tags = dict[int, tuple[int, ...]]
 
+
+class Source(Protocol):
+    """A file's bytes: all of them at hand, or read where they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _MAX_VALUES = 16
 _MAX_ENTRIES = 4096
 
 
-def read_tags(data: bytes) -> Tags:
+def read_tags(data: Source) -> Tags:
     """The integer tags of the first directory, at most 16 values each.
 
     Tags of other types, and those whose values lie outside `data`, are left out: metadata is often
@@ -41,14 +50,14 @@ def read_tags(data: bytes) -> Tags:
     count_size = struct.calcsize("=" + count_format)
     if offset + count_size > len(data):
         raise ValueError("the file ends before its first TIFF directory")
-    (count,) = struct.unpack_from(order + count_format, data, offset)
+    (count,) = _unpack(order + count_format, data, offset)
     offset += count_size
     entries = min(count, _MAX_ENTRIES)
     if offset + entries * entry_size > len(data):
         raise ValueError("the file ends inside its first TIFF directory")
     tags: Tags = {}
     for entry in range(offset, offset + entries * entry_size, entry_size):
-        number, kind = struct.unpack_from(order + "HH", data, entry)
+        number, kind = _unpack(order + "HH", data, entry)
         values = _values(data, order, big, entry, kind)
         if values:
             tags.setdefault(number, values)
@@ -64,28 +73,32 @@ def orientation(exif: bytes) -> int:
     return values[0] if 1 <= values[0] <= 8 else 1
 
 
-def _first_directory(data: bytes) -> tuple[str, bool, int]:
+def _first_directory(data: Source) -> tuple[str, bool, int]:
     """Byte order as `struct` names it, whether it is a BigTIFF, offset of the first directory."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 8:
         raise ValueError("the TIFF header is damaged")
-    version, offset = struct.unpack_from(order + "HI", data, 2)
+    version, offset = _unpack(order + "HI", data, 2)
     if version == 42:
         return order, False, offset
     if version == 43 and len(data) >= 16:
-        return order, True, struct.unpack_from(order + "Q", data, 8)[0]
+        return order, True, _unpack(order + "Q", data, 8)[0]
     raise ValueError("the TIFF header is damaged")
 
 
-def _values(data: bytes, order: str, big: bool, entry: int, kind: int) -> tuple[int, ...]:
+def _values(data: Source, order: str, big: bool, entry: int, kind: int) -> tuple[int, ...]:
     code = _INTEGERS.get(kind)
     if code is None:
         return ()
     word, position, inline = ("Q", entry + 12, 8) if big else ("I", entry + 8, 4)
-    (count,) = struct.unpack_from(order + word, data, entry + 4)
+    (count,) = _unpack(order + word, data, entry + 4)
     if count * struct.calcsize("=" + code) > inline:
-        (position,) = struct.unpack_from(order + word, data, position)
+        (position,) = _unpack(order + word, data, position)
     layout = f"{order}{min(count, _MAX_VALUES)}{code}"
     if position + struct.calcsize(layout) > len(data):
         return ()
-    return struct.unpack_from(layout, data, position)
+    return _unpack(layout, data, position)
+
+
+def _unpack(layout: str, data: Source, position: int) -> tuple[Any, ...]:
+    return struct.unpack(layout, data[position : position + struct.calcsize(layout)])

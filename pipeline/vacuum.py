@@ -3,7 +3,8 @@
 Nothing that a run at work could need is touched, also while runs go on. What makes that so:
 
 - The attempt that rules a shard is never removed. Where its files still lie, its publication was cut off:
-  `remove` publishes it, as any run would, and the ledger sweeps the files itself.
+  `remove` publishes it, as any run would, and the ledger sweeps the files itself: those of a shard that was
+  retried only when an hour has passed (`pipeline.ledger`).
 - Another attempt at a committed shard came second if it began before the ruling record was made: its commit
   will be refused, and what it then publishes is the winner's. One that began later may be a retry on request,
   and goes by age.

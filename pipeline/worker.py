@@ -8,26 +8,31 @@ import secrets
 import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
+import pyarrow.compute as pc
+
 from pipeline.batching import batches
+from pipeline.care import Care, Carer
 from pipeline.clock import Clock
 from pipeline.commit import Commit, TableFile
-from pipeline.feeding import Feeder, Ready, Refused, describe
+from pipeline.feeding import Feeder, Ready, Refused
 from pipeline.inference import Inference, Inferred
 from pipeline.inputs import Inputs
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, load_plans, read_shard
 from pipeline.progress import Progress
-from pipeline.records import ImageRef, Status
+from pipeline.records import ImageRef, Status, describe
 from pipeline.results import ShardResult
-from pipeline.rows import Outcome, count_classes, images_table, instances_table, to_parquet, visible
+from pipeline.retry import Redo, Retry, taken_over
+from pipeline.rows import Outcome, count_values, images_table, instances_table, to_parquet, visible
 from pipeline.schemas import file_metadata
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
+from pipeline.watchdog import Watchdog
 from pipeline.weights import detect_config, load_model
 
 AHEAD = 2
@@ -40,8 +45,10 @@ class Worker:
     Raises condinst.WeightsError, ModelChanged or StoreError when the model or the output cannot be had.
     """
 
-    def __init__(self, settings: SegmentSettings) -> None:
+    def __init__(self, settings: SegmentSettings, retry: Retry | None = None) -> None:
+        """With `retry` the shards are committed ones, and some of their inputs are done again."""
         self.settings = settings
+        self._retry = retry
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._store = Store.open(settings.output, settings.output_options)
         self._ledger = Ledger(self._store)
@@ -62,26 +69,38 @@ class Worker:
             bytes=settings.prefetch_bytes,
             decoders=max(2, settings.cpus),
         )
+        self._carer = Carer(self._store, self.id, settings.limits)
         self._progress = Progress(self._store, self.id)
+        self._watchdog = Watchdog()
 
     def close(self) -> None:
         """End the worker's threads; no shard may be in work."""
         self._inference.close()
         self._feeder.close()
         self._progress.close()
+        self._watchdog.close()
 
     def process(self, shard: str) -> ShardResult:
         """Segment a shard and commit it; a shard that another attempt committed first costs nothing but time.
 
-        Raises StoreError when a store cannot be reached; the shard can be tried again at any time.
+        Raises StoreError when a store cannot be reached; the shard can be tried again at any time. Raises
+        ShardGivenUp for a shard that process after process died at.
         """
         ticket, clock = next(self._tickets), Clock(shard)
         plan, refs = self._read(shard)
+        redo = None
+        if self._retry is not None:
+            redo = Redo.of(self._ledger, self._retry, shard)
+            if not redo.again:
+                self._ledger.publish(redo.base)
+                return _result(redo.base, "", clock, self.id)
+            refs = redo.inputs(refs)
         attempt = self._ledger.begin(shard, self.id)
-        with self._progress.shard(shard, len(refs)):
+        with self._progress.shard(shard, len(refs), clock):
             try:
-                outcomes = self._segment(ticket, shard, refs, clock)
-                record = self._write(plan, shard, attempt, outcomes, clock)
+                with self._carer.care(shard, attempt) as care:
+                    outcomes = self._segment(ticket, shard, refs, clock, care)
+                record = self._write(plan, shard, attempt, outcomes, clock, redo)
             except Exception:
                 self._ledger.abandon(shard, attempt)
                 raise
@@ -97,13 +116,15 @@ class Worker:
             plan = self._plans[generation]
         return plan, read_shard(self._store, plan, int(number))
 
-    def _segment(self, ticket: int, shard: str, refs: Sequence[ImageRef], clock: Clock) -> list[Outcome]:
+    def _segment(
+        self, ticket: int, shard: str, refs: Sequence[ImageRef], clock: Clock, care: Care
+    ) -> list[Outcome]:
         """What became of each input, in manifest order."""
         outcomes: dict[int, Outcome] = {}
         inferring: deque[tuple[list[Ready], Future[list[Inferred]]]] = deque()
 
         def usable() -> Iterator[Ready]:
-            for item in self._feeder.stream(refs, clock):
+            for item in self._feeder.stream(refs, clock, care):
                 if isinstance(item, Refused):
                     outcomes[item.index] = item.outcome
                     self._progress.advance(shard, 1)
@@ -119,7 +140,9 @@ class Worker:
         for batch in batches(usable(), self.settings.batch_images, self.settings.batch_pixels):
             if len(inferring) == AHEAD:
                 collect()
-            inferring.append((batch, self._inference.submit(ticket, [r.prepared for r in batch], clock)))
+            images = [ready.outcome.ref.image_id for ready in batch]
+            prepared = [ready.prepared for ready in batch]
+            inferring.append((batch, self._inference.submit(ticket, prepared, clock, care, images)))
         while inferring:
             collect()
         return [outcomes[index] for index in range(len(refs))]
@@ -134,15 +157,22 @@ class Worker:
         return replace(outcome, status=status, found=found, infer_ms=inferred.ms)
 
     def _write(
-        self, plan: Plan, shard: str, attempt: str, outcomes: Sequence[Outcome], clock: Clock
+        self,
+        plan: Plan,
+        shard: str,
+        attempt: str,
+        outcomes: Sequence[Outcome],
+        clock: Clock,
+        redo: Redo | None,
     ) -> Commit:
         """Put the attempt's files; returns the record that would commit them."""
         with clock.stage("encode"):
-            classes = self._model.config.classes
             tables = {
-                "instances": instances_table(outcomes, classes),
+                "instances": instances_table(outcomes, self._model.config.classes),
                 "images": images_table(outcomes, attempt, plan.extra),
             }
+            if redo is not None:
+                tables = taken_over(redo.standing, tables)
             said = file_metadata(shard, attempt, self._fingerprint, self.settings.model_digest)
             files = {name: to_parquet(table, said) for name, table in tables.items()}
         with clock.stage("write"):
@@ -152,12 +182,13 @@ class Worker:
             attempt=attempt,
             fingerprint=self._fingerprint,
             files={name: TableFile.of(data, tables[name].num_rows) for name, data in files.items()},
-            counts=dict(sorted(Counter(str(outcome.status) for outcome in outcomes).items())),
-            classes=count_classes(outcomes, classes),
+            counts=count_values(tables["images"]["status"]),
+            classes=count_values(tables["instances"]["category"]),
             instances=tables["instances"].num_rows,
-            bytes=sum(outcome.bytes or 0 for outcome in outcomes),
+            bytes=pc.sum(tables["images"]["bytes"], min_count=0).as_py(),
             committed=time.time(),
-            work=clock.work(self.id),
+            work=replace(clock.work(self.id), images=None if redo is None else len(outcomes)),
+            revision=0 if redo is None else redo.base.revision + 1,
         )
 
 

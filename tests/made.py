@@ -22,7 +22,7 @@ from pipeline.commit import Commit, TableFile, Work, commit_key, public_key
 from pipeline.ledger import Ledger
 from pipeline.manifest import InputSource, Plan, freeze, load_plan, read_shard
 from pipeline.records import ImageRef, Status
-from pipeline.rows import Outcome, count_classes, images_table, instances_table, to_parquet
+from pipeline.rows import Outcome, count_values, images_table, instances_table, to_parquet
 from pipeline.schemas import file_metadata
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
@@ -72,7 +72,7 @@ def prepare(store: Store, shard: str, revision: int = 0) -> Commit:
         fingerprint=str(job["fingerprint"]),
         files={name: TableFile.of(data, tables[name].num_rows) for name, data in files.items()},
         counts=dict(Counter(str(outcome.status) for outcome in outcomes)),
-        classes=count_classes(outcomes, NAMES),
+        classes=count_values(tables["instances"]["category"]),
         instances=tables["instances"].num_rows,
         bytes=100,
         # Workers' clocks are one here; a later moment than the attempt's own millisecond.

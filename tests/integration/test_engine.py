@@ -14,9 +14,11 @@ import pytest
 
 from pipeline.engine import ClusterTooSmall, run, run_local
 from pipeline.results import ShardResult
+from pipeline.retry import Retry
+from pipeline.verify import Outcome, verify
 from tests.integration.conftest import RAY_CPUS
 from tests.job import Job, settings_of, start
-from tests.tiny import tiny_weights
+from tests.tiny import encoded, picture, pictures, tiny_weights
 
 ENGINES: dict[str, Callable[..., None]] = {
     "local": run_local,
@@ -91,19 +93,39 @@ def test_a_killed_worker_costs_nothing(images: Path, weights: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_stopped_run_leaves_the_rest_for_the_next(
-    images: Path, weights: Path, tmp_path: Path, reference: Job
+def test_a_stopped_run_commits_what_is_in_work_and_leaves_the_rest(
+    images: Path, weights: Path, tmp_path: Path
 ) -> None:
-    job = start(settings_of(str(images), weights, str(tmp_path / "out")))
-    seen: list[str] = []
-    run(job.settings, job.pending, workers=1, on_result=lambda r: seen.append(r.shard), stop=lambda: True)
-    assert len(seen) == 1
-    done = {commit.shard: commit.attempt for commit in job.run.commits}
-    assert seen[0] in done
-    run(job.settings, job.pending, workers=1, on_result=lambda r: seen.append(r.shard))
-    assert_equal_rows(job, reference)
-    after = {commit.shard: commit.attempt for commit in job.run.commits}
-    assert {shard: after[shard] for shard in done} == done
+    many = tmp_path / "many"
+    many.mkdir()
+    for copy in range(10):
+        for path in images.rglob("0*.png"):
+            (many / f"{copy}-{path.name}").hardlink_to(path)
+    job = start(settings_of(str(many), weights, str(tmp_path / "out")), shard_size=1)
+    seen: list[ShardResult] = []
+    run(job.settings, job.pending, workers=2, on_result=seen.append, stop=lambda: bool(seen))
+    assert [result.error for result in seen] == [None] * len(seen)
+    done = {commit.shard for commit in job.run.commits}
+    assert {result.shard for result in seen} == done, "nothing that was begun is dropped, or not told"
+    assert 0 < len(done) < job.plan.shards
+    assert sorted(done | set(job.pending)) == job.plan.shard_ids()
+    assert {info.key.split("/")[0] for info in job.store.list()}.isdisjoint(
+        {"_attempts", "_stop", "_progress"}
+    )
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_retry_on_ray(weights: Path, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "in", 6)
+    job = start(settings_of(str(folder), weights, str(tmp_path / "out")))
+    run_local(job.settings, job.pending, on_result=lambda _: None)
+    retry = Retry(frozenset({"corrupt"}), {c.shard: 0 for c in job.run.commits if c.counts.get("corrupt")})
+    (folder / "b" / "nothing.png").write_bytes(encoded(picture(1)))
+    results: list[ShardResult] = []
+    run(job.settings, sorted(retry.revisions), workers=1, on_result=results.append, retry=retry)
+    assert [result.error for result in results] == [None, None]
+    assert verify(job.store, full=True).outcome is Outcome.GOOD
+    assert verify(job.store).statuses == {"ok": 7, "corrupt": 1}
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -13,8 +13,8 @@ from jobs.cli import app
 from jobs.errors import EXIT_CODES, ExitCode
 
 COMMANDS = (
-    *("predict", "run", "try", "plan", "status", "verify", "vacuum", "evaluate", "weights", "schema"),
-    *("demo", "demo-model"),
+    *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
+    *("evaluate", "weights", "schema", "demo", "demo-model"),
 )
 
 

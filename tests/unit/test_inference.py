@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
+import pytest
 import torch
 
 from condinst.masks import RleMasks
 from condinst.model import Instances
 from condinst.preprocess import Prepared
+from pipeline.care import Care, Way
 from pipeline.clock import Clock
-from pipeline.inference import Inference
+from pipeline.decode import DecodeLimits
+from pipeline.inference import Inference, OutOfMemory
 
 
 def item(value: int) -> Prepared:
@@ -62,16 +68,16 @@ def test_a_failing_image_fails_alone_and_all_time_counts_as_busy() -> None:
     def predict(batch: Sequence[Prepared]) -> list[Instances]:
         sizes.append(len(batch))
         if any(one.pixels[0, 0, 0] == 2 for one in batch):
-            raise MemoryError("too much")
+            raise ValueError("too much")
         return [said(one) for one in batch]
 
     inference, clock = Inference(predict, threads=1), Clock()
     found = inference.submit(0, [item(n) for n in range(4)], clock).result()
     inference.close()
-    assert [isinstance(one.found, MemoryError) for one in found] == [False, False, True, False]
+    assert [isinstance(one.found, ValueError) for one in found] == [False, False, True, False]
     assert sizes == [4, 1, 1, 1, 1]
     work = clock.work("w")
-    assert work.batches == 5
+    assert (work.batches, work.splits) == (5, 0)
     assert work.first is not None
     assert work.last is not None
     assert 0 < work.busy <= work.last - work.first
@@ -93,3 +99,121 @@ def test_torch_has_the_threads_that_were_asked_for_where_it_computes() -> None:
     finally:
         torch.set_num_threads(before)
     assert counted == [1, 2, 1]
+
+
+OUT_OF_MEMORY: dict[str, Callable[[], Exception]] = {
+    "CUDA's allocator": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB."),
+    "CUDA's driver": lambda: RuntimeError("CUDA error: out of memory"),
+    "cuBLAS": lambda: RuntimeError(
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"
+    ),
+    "the CPU's allocator": lambda: too_large_for_any_machine(),
+    "Python": lambda: MemoryError(),
+}
+
+
+def too_large_for_any_machine() -> Exception:
+    try:
+        torch.empty(2**60, dtype=torch.uint8)
+    except RuntimeError as error:
+        return error
+    raise AssertionError("a machine with an exabyte")
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(kind: str) -> None:
+    sizes: list[int] = []
+
+    def predict(batch: Sequence[Prepared]) -> list[Instances]:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise OUT_OF_MEMORY[kind]()
+        return [said(one) for one in batch]
+
+    inference, clock = Inference(predict, threads=1), Clock()
+    found = inference.submit(0, [item(n) for n in range(7)], clock).result()
+    inference.close()
+    assert [one.found.scores[0] for one in found if isinstance(one.found, Instances)] == list(range(7))
+    assert sizes == [7, 4, 2, 2, 3, 2, 1]
+    assert clock.work("w").splits == 3
+
+
+def test_an_image_that_does_not_fit_alone_fails_alone() -> None:
+    def predict(batch: Sequence[Prepared]) -> list[Instances]:
+        if any(one.pixels[0, 0, 0] == 2 for one in batch):
+            raise OUT_OF_MEMORY["CUDA's allocator"]()
+        return [said(one) for one in batch]
+
+    inference = Inference(predict, threads=1)
+    found = inference.submit(0, [item(n) for n in range(5)], Clock()).result()
+    inference.close()
+    assert [isinstance(one.found, OutOfMemory) for one in found] == [False, False, True, False, False]
+    assert str(found[2].found) == "the model, with an input of 32x32 pixels"
+
+
+def test_what_failed_is_let_go_before_its_parts_are_tried() -> None:
+    """On a GPU its tensors would take the very memory that is missing."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def predict(batch: Sequence[Prepared]) -> list[Instances]:
+        alive.append(any(tensor() is not None for tensor in held))
+        tensor = torch.zeros(10)
+        held.append(weakref.ref(tensor))
+        if len(batch) > 1:
+            raise RuntimeError("CUDA out of memory" if len(batch) > 2 else "anything else")
+        return [said(one) for one in batch]
+
+    gc.disable()
+    try:
+        inference = Inference(predict, threads=1)
+        inference.submit(0, [item(n) for n in range(4)], Clock()).result()
+        inference.close()
+    finally:
+        gc.enable()
+    assert alive == [False] * 7
+
+
+class Watched(Care):
+    """Care that notes what is inside the model, and has a way of its own."""
+
+    def __init__(self, way: Way) -> None:
+        super().__init__(DecodeLimits())
+        self.chosen = way
+        self.seen: list[Sequence[str]] = []
+        self.now: Sequence[str] | None = None
+
+    def way(self, images: Sequence[str]) -> Way:
+        return self.chosen
+
+    @contextmanager
+    def inside(self, images: Sequence[str]) -> Iterator[None]:
+        self.seen.append(images)
+        self.now = images
+        yield
+        self.now = None
+
+
+@pytest.mark.parametrize(
+    ("way", "entered", "splits"),
+    [
+        (Way.WHOLE, ["abc"], 0),
+        (Way.TRIED, ["a", "b", "c", "abc"], 0),
+        (Way.ALONE, ["a", "b", "c"], 1),
+    ],
+)
+def test_a_batch_goes_the_way_that_care_says_under_its_eyes(
+    way: Way, entered: list[str], splits: int
+) -> None:
+    care, clock = Watched(way), Clock()
+
+    def predict(batch: Sequence[Prepared]) -> list[Instances]:
+        assert care.now == [chr(one.pixels[0, 0, 0]) for one in batch]
+        return [said(one) for one in batch]
+
+    inference = Inference(predict, threads=1)
+    found = inference.submit(0, [item(ord(name)) for name in "abc"], clock, care, list("abc")).result()
+    inference.close()
+    assert ["".join(names) for names in care.seen] == entered
+    assert [one.found.scores[0] for one in found if isinstance(one.found, Instances)] == [97, 98, 99]
+    assert clock.work("w").splits == splits

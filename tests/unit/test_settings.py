@@ -39,6 +39,7 @@ LEAVES_ROWS = {
     "sources": {"sources": (InputSource("s3://images/two"), InputSource("/data", manifest=True))},
     "weights": {"weights": "/a/copy.safetensors"},
     "options": {"output_options": StoreOptions(profile="other"), "weights_options": StoreOptions(region="x")},
+    "limits.seconds": {"limits": DecodeLimits(seconds=5)},
     "prefetch": {"prefetch_images": 1, "prefetch_bytes": 1},
     "order of detect": {"detect": dict(reversed(SETTINGS.detect.items()))},
 }

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.commit import attempt_prefix, commit_key, public_key, started_key
-from pipeline.ledger import Ledger
+from pipeline.ledger import SETTLING, Ledger
 from pipeline.leftovers import DAY, SEEN_KEY
 from pipeline.manifest import InputSource, freeze
 from pipeline.plan import PlanError
@@ -127,6 +128,27 @@ def test_a_retry_of_a_committed_shard_may_be_at_work(store: Store) -> None:
     assert vacuum(store).orphans == ()
     Ledger(store).commit(record)
     assert verify(store).outcome is Outcome.GOOD
+
+
+def test_a_flag_of_an_ended_run_goes_like_a_probe(store: Store) -> None:
+    store.put("_stop/0123abcd", b"{}")
+    store.put("_stop/notes.txt", b"somebody's own file")
+    assert names(vacuum(store)) == []
+    assert names(vacuum(store, now=time.time() + DAY)) == [(Kind.FLAG, "_stop/0123abcd")]
+    assert keys(store, "_stop/") == {"_stop/notes.txt"}
+
+
+def test_a_retry_whose_publication_was_cut_off_is_published(store: Store) -> None:
+    record = replace(prepare(store, FIRST, revision=1), committed=time.time())
+    store.put(commit_key(FIRST, 1), record.to_json().encode())
+    store.delete([public_key("images", FIRST)])
+    assert find(store, 0).unpublished == (FIRST,)
+    assert vacuum(store).published == (FIRST,)
+    found = find(store, 0)
+    assert (found.orphans, found.unpublished) == ((), ())
+    assert [orphan.kind for orphan in found.waiting] == [Kind.SETTLING]
+    assert verify(store).outcome is Outcome.GOOD
+    assert find(store, 0, time.time() + SETTLING).unpublished == (FIRST,), "to be published, and swept"
 
 
 @pytest.mark.parametrize("published", [(), ("instances",), ("instances", "images")])

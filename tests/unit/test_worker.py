@@ -21,6 +21,7 @@ from pipeline.decode import DecodeLimits
 from pipeline.engine import run_local
 from pipeline.manifest import InputSource
 from pipeline.results import ShardResult
+from pipeline.steps import STEPS
 from pipeline.storage import Store
 from pipeline.weights import ModelChanged
 from pipeline.worker import Worker
@@ -306,7 +307,11 @@ def test_a_worker_gives_signs_of_life_and_takes_them_away(
     monkeypatch.setattr(Store, "put", watched)
     job = job_of(str(folder))
     do(job)
-    assert any(sign["shards"] for _, sign in seen)
+    shown = [shard for _, sign in seen for shard in sign["shards"].values()]
+    assert {tuple(shard) for shard in shown} == {
+        ("since", "images", "done", "step", "step_since", "decoding")
+    }
+    assert {shard["step"] for shard in shown} <= {None, *STEPS}
     assert {key for key, _ in seen} == {f"_progress/{sign['worker']}.json" for _, sign in seen}
     assert list(job.store.list("_progress/")) == []
 

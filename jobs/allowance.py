@@ -1,0 +1,76 @@
+"""How many inputs may end badly before a job stops, and what it says then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from jobs.errors import TooManyFailed
+from jobs.progress import GOOD
+from jobs.report import queries
+from jobs.tally import Tally
+from jobs.target import one_line
+from pipeline.commit import Commit
+from pipeline.ledger import Ledger
+from pipeline.retry import committed_images
+
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """A spec's `max_failed` for so many planned inputs."""
+
+    stated: int | str | None
+    """As in the spec: a number, a share such as `1%`, or None for any number."""
+    planned: int
+
+    def exceeded(self, tally: Tally) -> bool:
+        """Whether more inputs ended badly than may, of all that were planned, done or not."""
+        most = self.most
+        return most is not None and bad(tally.statuses) > most
+
+    @property
+    def most(self) -> Fraction | None:
+        """How many may."""
+        if isinstance(self.stated, str):
+            return Fraction(self.stated.rstrip(" %")) / 100 * self.planned
+        return None if self.stated is None else Fraction(self.stated)
+
+
+def bad(counts: Mapping[str, int]) -> int:
+    """Inputs that ended other than `ok`, `empty` or `nodata`."""
+    return sum(number for status, number in counts.items() if status not in GOOD)
+
+
+def too_many(ledger: Ledger, allowance: Allowance, tally: Tally, remedy: str) -> TooManyFailed:
+    """The error that says how many, of which statuses, with examples, and how to look on."""
+    statuses = {s: n for s, n in tally.statuses.most_common() if s not in GOOD and n}
+    listed = ", ".join(f"{number:,} {status}" for status, number in statuses.items())
+    number, uri = bad(tally.statuses), ledger.store.uri
+    lines = [
+        f"{number:,} of {allowance.planned:,} planned inputs ended badly ({listed}), and max_failed is "
+        f"{allowance.stated}; {remedy}",
+        *(f"  {one_line(example)}" for example in _examples(ledger, statuses)),
+        f"To look on: {queries(uri, statuses)[-1]}",
+        "When that is as it should be, run the job again with a higher max_failed: it goes on.",
+    ]
+    return TooManyFailed("\n".join(lines))
+
+
+def _examples(ledger: Ledger, statuses: Iterable[str]) -> list[str]:
+    """Some inputs with what happened to them: of each status first, then more of them."""
+    by_status: dict[str, list[str]] = {status: [] for status in statuses}
+    for commit in ledger.records():
+        if any(commit.counts.get(s) and len(found) < EXAMPLES for s, found in by_status.items()):
+            for status, words in _bad_rows(ledger, commit):
+                by_status.setdefault(status, []).append(words)
+    rounds = (found[at] for at in range(EXAMPLES) for found in by_status.values() if at < len(found))
+    return [words for words, _ in zip(rounds, range(EXAMPLES), strict=False)]
+
+
+def _bad_rows(ledger: Ledger, commit: Commit) -> Iterator[tuple[str, str]]:
+    for row in committed_images(ledger.store, commit).select(["image_id", "status", "error"]).to_pylist():
+        if row["status"] not in GOOD:
+            yield row["status"], f"{row['image_id']}: {row['status']}, {row['error'] or 'no reason given'}"

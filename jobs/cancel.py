@@ -1,0 +1,37 @@
+"""`condinst cancel`: asks whatever runs on an output to stop."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+
+from jobs.lookout import CANCEL_SECONDS
+from jobs.resolve import standing_job
+from jobs.status import SILENT_SECONDS
+from jobs.stopping import GRACE_SECONDS
+from jobs.target import no_job, open_target
+from pipeline.ledger import Ledger
+from pipeline.signs import read_signs
+from pipeline.stopping import request_cancel
+from pipeline.storage import StoreOptions
+
+
+def cancel_job(target: str, options: StoreOptions, console: Console | None = None) -> None:
+    """Leave a request in an output, or a spec's, that every driver at work there obeys.
+
+    Raises JobError where no job ever ran, StoreError when the store cannot be reached.
+    """
+    console = console or Console()
+    store = open_target(target, options)
+    if standing_job(Ledger(store)) is None:
+        raise no_job(store)
+    request_cancel(store)
+    alive = [sign for sign in read_signs(store) if time.time() - sign.time < SILENT_SECONDS]
+    if alive:
+        seconds = CANCEL_SECONDS + GRACE_SECONDS
+        what = f"cancel requested: {len(alive)} workers gave a sign of late; they end within {seconds:.0f} s"
+    else:
+        what = "cancel requested; no worker gave a sign of late, a run that is just starting will stop too"
+    console.print(what, highlight=False)
+    console.print("shards in work are committed or dropped; the next run clears the request", highlight=False)

@@ -1,0 +1,102 @@
+"""One run of a job's shards, on Ray or in this process: watched, stopped in good order, counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import inf
+
+from rich.console import Console
+
+from jobs.lookout import Lookout
+from jobs.progress import RunProgress
+from jobs.stopping import Stop, stop_on_signals
+from jobs.tally import Account, Tally
+from pipeline.engine import cluster, run, run_local
+from pipeline.results import ShardResult
+from pipeline.retry import Retry
+from pipeline.settings import SegmentSettings
+from pipeline.storage import Store
+
+REPEAT = "run the same command again to do the rest"
+
+
+@dataclass
+class Drive:
+    """What is run, and how it is shown."""
+
+    store: Store
+    settings: SegmentSettings
+    shards: Sequence[str]
+    workers: int
+    """Size of the pool on Ray; 0 for this process."""
+    tally: Tally
+    """What is done; each result is counted in."""
+    total: int
+    """Images when all is done."""
+    console: Console
+    retry: Retry | None = None
+    count: Callable[[ShardResult], Account] = lambda result: result
+    """What a result adds to the tally."""
+    enough: Callable[[Tally, Stop], None] = lambda tally, stop: None
+    """Asked after each result whether the run is to stop."""
+
+    def run(self) -> dict[str, object]:
+        """Run the shards; returns what this run did.
+
+        Raises Interrupted after a signal or a request to cancel, the reason of `enough`, ClusterTooSmall,
+        NothingWorks.
+        """
+        before, began = self.tally.images, time.time()
+        watch = _Watch(self, RunProgress(self.total, self.tally, self.console))
+        stop = watch.stop
+        pool = cluster(self.settings, self.workers) if self.workers else nullcontext()
+        # Ray takes SIGTERM over when it starts, so the signals are watched inside its cluster.
+        with pool, stop_on_signals(stop), watch.progress, watch.lookout:
+            self._engine(watch)
+        stop.raise_if_set()
+        images = self.tally.images - before
+        return {
+            "shards": len(self.shards),
+            "workers": max(1, self.workers),
+            "engine": "ray" if self.workers else "local",
+            "images": images,
+            "seconds": round(time.time() - began, 3),
+            "images_per_second": round(watch.rate(images), 3),
+        }
+
+    def _engine(self, watch: _Watch) -> None:
+        settings, shards, stop, retry = self.settings, self.shards, watch.stop, self.retry
+        if self.workers:
+            run(settings, shards, workers=self.workers, on_result=watch, stop=stop, retry=retry)
+        else:
+            run_local(settings, shards, on_result=watch, stop=stop, retry=retry)
+
+
+class _Watch:
+    """Takes in each shard's result: counts it and shows it, or tells of its failure."""
+
+    def __init__(self, drive: Drive, progress: RunProgress) -> None:
+        self.progress = progress
+        remedy = f"{drive.store.uri} keeps what is committed: {REPEAT}"
+        self.stop = Stop(remedy, abrupt=not drive.workers)
+        self.lookout = Lookout(drive.store, self.stop, progress.warn)
+        self._drive = drive
+        self._first, self._last = inf, 0.0
+
+    def rate(self, images: int) -> float:
+        """Images a second from the first batch of this run to the last; starting the workers is left out."""
+        return images / (self._last - self._first) if self._last > self._first else 0.0
+
+    def __call__(self, result: ShardResult) -> None:
+        self.lookout.ended(result.shard)
+        if result.error is not None:
+            self.progress.warn(f"shard {result.shard} failed: {result.error}")
+            return
+        tally = self._drive.tally
+        tally.add(self._drive.count(result))
+        self._first, self._last = min(self._first, result.first or inf), max(self._last, result.last or 0.0)
+        self.progress.update(result.first)
+        self._drive.enough(tally, self.stop)

@@ -1,0 +1,177 @@
+"""With how much care a shard is run: as always, or so that an image which ends its process is found.
+
+A process that ends takes with it what it knew, so what is known of a shard's deaths lies in the store
+(`pipeline.poison`). After two attempts that began and did not end, a shard is run carefully:
+
+- Its images are decoded in other processes, under limits of time and memory (`pipeline.children`). An image
+  that ends such a process twice, or does not end, is the culprit; no attempt dies of it.
+- Its batches are those of every run, so that a shard that is innocent (it shared a worker with one that is
+  not, its machines were taken away) gets the same rows. But before a batch enters the model, a note of its
+  images is put, and taken away when it is out. An attempt that dies leaves the note: next time each image of
+  that batch enters the model alone first, for trial, then the batch as always. An image that was alone in the
+  model when two attempts died is the culprit. Only what is inside the model is noted, so of two shards that a
+  worker has in work only one is suspected.
+
+A culprit is recorded once, ends `failed` in this and every later attempt, and is not touched again.
+
+So a shard is done after 2 deaths, whatever the number of its images that die in decoding, and 3 more for each
+that dies in the model. A batch that dies as a whole, though none of its images does, is run image by image
+after 3. Of anything else (tables that do not fit into memory) a shard is given up after 12 deaths, and 3 more
+for each culprit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+
+from pipeline.children import Children, DeadlyImage
+from pipeline.decode import DecodeLimits, decode
+from pipeline.pixels import Rgb
+from pipeline.poison import Note, Past, at_key, convict, look_back, put_culprit, read_culprits
+from pipeline.records import ImageRef
+from pipeline.storage import Store
+from pipeline.watchdog import watching
+
+CAREFUL_AFTER = 2
+"""Attempts that may not end before the next is careful."""
+
+BATCH_ALONE_AFTER = 3
+"""Attempts that may die with a batch inside the model before it is only run image by image."""
+
+GIVEN_UP_AFTER = 12
+"""Attempts that may not end before a shard without a culprit is given up."""
+
+DEATHS_OF_A_CULPRIT = 3
+
+KILLED_IN_MODEL = "its process died, or did not end, with this image alone in the model"
+
+MODEL_SECONDS = 3600.0
+"""A batch that is inside the model for longer ends its process. The slowest take minutes, on one core."""
+
+
+class ShardGivenUp(Exception):
+    """Attempt after attempt at this shard ended with its process, and no image of it is to blame."""
+
+
+class Poisonous(Exception):
+    """An image that kills its process; the message says how."""
+
+
+class Way(Enum):
+    """How a batch goes through the model."""
+
+    WHOLE = "at once"
+    TRIED = "each image for trial, then at once"
+    ALONE = "image by image"
+
+
+class Care:
+    """A shard in the usual way: decoded in the worker's own process, within a time, and nothing is noted."""
+
+    def __init__(
+        self, limits: DecodeLimits, shard: str = "", culprits: Mapping[str, str] | None = None
+    ) -> None:
+        self.limits, self.shard = limits, shard
+        self.culprits = culprits or {}
+        """Images known to kill their process, by id: how."""
+
+    def decode(self, ref: ImageRef, data: bytes) -> Rgb:
+        """Decode an image of the shard; raises what `pipeline.decode.decode` does, and Poisonous."""
+        with watching(f"decoding {ref.image_id!r} of shard {self.shard}", self.limits.seconds):
+            return decode(data, self.limits)
+
+    def way(self, images: Sequence[str]) -> Way:
+        """How a batch of these images, named by their ids, is to go through the model."""
+        return Way.WHOLE
+
+    @contextmanager
+    def inside(self, images: Sequence[str]) -> Iterator[None]:
+        """Around the time that these images are inside the model, in the thread that runs it."""
+        with watching(f"a batch of {len(images)} images of shard {self.shard} in the model", MODEL_SECONDS):
+            yield
+
+
+class Careful(Care):
+    """A shard that attempts died at."""
+
+    def __init__(
+        self,
+        limits: DecodeLimits,
+        shard: str,
+        culprits: Mapping[str, str],
+        store: Store,
+        attempt: str,
+        worker: str,
+        past: Past,
+    ) -> None:
+        super().__init__(limits, shard, culprits)
+        self._store, self._attempt, self._worker, self._past = store, attempt, worker, past
+        self._children = Children(limits)
+
+    def decode(self, ref: ImageRef, data: bytes) -> Rgb:
+        """The same in another process; who ends that is recorded. Raises ChildError and StoreError too."""
+        try:
+            return self._children.decode(data)
+        except DeadlyImage as death:
+            what = put_culprit(self._store, self.shard, self._attempt, ref.image_id, str(death))
+            raise Poisonous(what) from None
+
+    def way(self, images: Sequence[str]) -> Way:
+        """As the deaths of earlier attempts say."""
+        deaths = self._past.deaths(images)
+        if len(images) == 1 or not deaths:
+            return Way.WHOLE
+        return Way.TRIED if deaths < BATCH_ALONE_AFTER else Way.ALONE
+
+    @contextmanager
+    def inside(self, images: Sequence[str]) -> Iterator[None]:
+        """With a note of them in the store. Raises StoreError."""
+        key = at_key(self.shard, self._attempt)
+        self._store.put(key, Note(self._attempt, self._worker, tuple(images), time.time()).to_json())
+        try:
+            with super().inside(images):
+                yield
+        finally:
+            self._store.delete([key])
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        self._children.close()
+
+
+class Carer:
+    """Decides, for one worker, how each of its shards is run."""
+
+    def __init__(self, store: Store, worker: str, limits: DecodeLimits) -> None:
+        self._store, self._worker, self._limits = store, worker, limits
+
+    @contextmanager
+    def care(self, shard: str, attempt: str) -> Iterator[Care]:
+        """How an attempt that has begun is run, as what happened to the shard before says.
+
+        Raises ShardGivenUp, LedgerError and StoreError.
+        """
+        past = look_back(self._store, shard, attempt)
+        culprits = read_culprits(self._store, shard)
+        if past.unfinished < CAREFUL_AFTER:
+            yield Care(self._limits, shard, culprits)
+            return
+        for image in convict(self._store, shard, past, culprits):
+            culprits[image] = put_culprit(self._store, shard, attempt, image, KILLED_IN_MODEL)
+        self._give_up(shard, past, culprits)
+        careful = Careful(self._limits, shard, culprits, self._store, attempt, self._worker, past)
+        try:
+            yield careful
+        finally:
+            careful.close()
+
+    def _give_up(self, shard: str, past: Past, culprits: Mapping[str, str]) -> None:
+        if past.unfinished >= GIVEN_UP_AFTER + DEATHS_OF_A_CULPRIT * len(culprits):
+            raise ShardGivenUp(
+                f"{past.unfinished} attempts at shard {shard} began and did not end: their processes died, "
+                "perhaps of too little memory, and no image is to blame. The workers' logs may tell; to have "
+                f"it tried again, remove {self._store.join(f'_attempts/{shard}/')}"
+            )

@@ -1,0 +1,92 @@
+"""A process that does nothing but decode, for images that may end it: `python -P -m pipeline.childdecode`.
+
+On stdin comes one image file after another, each after its length; on stdout goes a fixed header for each,
+and its pixels as they lie in memory, or a reason in UTF-8. `pipeline.children` is the other end, and believes
+none of it. The arguments are the limits: pixels, bytes, seconds of an image, and bytes of memory.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import struct
+import sys
+from contextlib import suppress
+from typing import BinaryIO
+
+from pipeline.decode import DecodeLimits, decode
+from pipeline.records import InputRejected, Status, describe
+
+REQUEST = struct.Struct("<Q")
+"""Bytes of the file that follows."""
+REPLY = struct.Struct("<BIIQ")
+"""Kind, height, width, bytes that follow."""
+READY, PIXELS, REFUSED = 0, 1, 2
+"""Kinds: able to decode; pixels; from here on, the place in `REFUSALS` of the status that is explained."""
+REFUSALS = (Status.CORRUPT, Status.UNSUPPORTED, Status.TOO_LARGE, Status.NODATA, Status.FAILED)
+MAX_REASON = 4096
+"""Most bytes of a reason."""
+
+_GRACE = 30
+"""Seconds after which this process ends by itself when nobody ended it in time: its parent is gone."""
+
+
+def main() -> None:
+    """Decode until stdin ends."""
+    pixels, size, memory = (int(argument) for argument in (*sys.argv[1:3], sys.argv[4]))
+    limits = DecodeLimits(pixels, size, float(sys.argv[3]))
+    source, sink = _pipes()
+    _confine(memory)
+    _send(sink, READY)
+    while len(request := source.read(REQUEST.size)) == REQUEST.size:
+        data = source.read(REQUEST.unpack(request)[0])
+        # A signal that kills whatever the process is doing, the GIL held or not.
+        signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE)
+        answer = _answer(data, limits, memory)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _send(sink, *answer)
+
+
+def _answer(data: bytes, limits: DecodeLimits, memory: int) -> tuple[int, int, int, memoryview | bytes]:
+    try:
+        image = decode(data, limits)
+    except InputRejected as error:
+        status, reason = error.status, error.reason
+        if isinstance(error.__context__, MemoryError):
+            status, reason = Status.TOO_LARGE, f"decoding took more than {memory / 1e9:.1f} GB"
+    except Exception as error:
+        status, reason = Status.FAILED, describe(error)
+    else:
+        return PIXELS, image.shape[0], image.shape[1], image.data.cast("B")
+    return REFUSED + REFUSALS.index(status), 0, 0, reason.encode(errors="replace")[:MAX_REASON]
+
+
+def _send(sink: BinaryIO, kind: int, height: int = 0, width: int = 0, body: memoryview | bytes = b"") -> None:
+    sink.write(REPLY.pack(kind, height, width, len(body)))
+    sink.write(body)
+    sink.flush()
+
+
+def _pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Stdin and stdout for this program alone: what a decoder prints must not end up among the pixels."""
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    return source, sink
+
+
+def _confine(memory: int) -> None:
+    """Bound this process's memory, let it die rather than others, and only by what it does itself."""
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The parent decides when to stop; a signal to the whole group must not look like an image's doing.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # the kernel's first choice when memory runs out
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""Decoding in processes of their own: what an image does there costs the image, and no more.
+
+Raw bytes cross the pipes, and the answer is checked before it is believed: a decoder that an image has taken
+over can lie about that image, and cannot run code here. It is no sandbox: the child is the same user, without
+the environment's credentials.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedIOBase
+
+import numpy as np
+
+from pipeline.childdecode import MAX_REASON, PIXELS, READY, REFUSALS, REFUSED, REPLY, REQUEST
+from pipeline.decode import DecodeLimits
+from pipeline.pixels import Rgb
+from pipeline.records import InputRejected
+
+START_SECONDS = 120.0
+"""How long a child may take until it can decode; a second on an idle machine."""
+
+_PASSED_ON = ("PATH", "PYTHON", "LANG", "LC_", "LD_", "TMPDIR", "GDAL_", "PROJ_", "CPL_", "OMP_")
+"""Beginnings of the names of environment variables that a child gets; credentials are not among them."""
+
+_NAMES = {number.value: number.name for number in signal.Signals}
+
+
+class ChildError(Exception):
+    """No child could be had: that says nothing about an image, and its shard is to be tried again."""
+
+
+class DeadlyImage(Exception):
+    """An image that ended the process which decoded it, twice, or would not end."""
+
+
+class Children:
+    """As many processes as threads that decode at a time; each is kept for the next image while it lives."""
+
+    def __init__(self, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._idle: list[_Child] = []
+        self._all: set[_Child] = set()
+        self._closed = False
+
+    def decode(self, data: bytes) -> Rgb:
+        """The same as `pipeline.decode.decode`, in a child.
+
+        Raises InputRejected as that does, DeadlyImage, and ChildError.
+        """
+        try:
+            return self._decode(data)
+        except _Overdue as death:
+            raise DeadlyImage(str(death)) from None
+        except _Death:
+            pass  # It may have been killed from outside, as when a machine is taken away: ask once more.
+        try:
+            return self._decode(data)
+        except _Death as death:
+            raise DeadlyImage(str(death)) from None
+
+    def close(self) -> None:
+        """End the children, those at work too: their images are then nobody's fault."""
+        with self._lock:
+            self._closed = True
+            children = list(self._all)
+        for child in children:
+            child.end()
+
+    def _decode(self, data: bytes) -> Rgb:
+        child = self._take()
+        try:
+            return child.decode(data)
+        except _Death:
+            if self._closed:
+                raise ChildError("decoding was called off") from None
+            raise
+        finally:
+            self._give(child)
+
+    def _take(self) -> _Child:
+        with self._lock:
+            if self._closed:
+                raise ChildError("decoding was called off")
+            if self._idle:
+                return self._idle.pop()
+            child = _Child(self._limits)
+            self._all.add(child)
+        try:
+            child.start()
+        except ChildError:
+            self._give(child)
+            raise
+        return child
+
+    def _give(self, child: _Child) -> None:
+        with self._lock:
+            if child.alive:
+                self._idle.append(child)
+                return
+            self._all.discard(child)
+        child.end()
+
+
+class _Death(Exception):
+    """The child ended, or answered what no decoder answers, during an image."""
+
+
+class _Overdue(_Death):
+    """The child was ended because it did not end."""
+
+
+class _Child:
+    def __init__(self, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._late = False
+        numbers = (limits.pixels, limits.bytes, limits.seconds, limits.memory)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "pipeline.childdecode", *map(str, numbers)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ChildError(f"no process to decode in could be started: {error}") from None
+        assert isinstance(self._process.stdin, BufferedIOBase)
+        assert isinstance(self._process.stdout, BufferedIOBase)
+        self._to: BufferedIOBase = self._process.stdin
+        self._from: BufferedIOBase = self._process.stdout
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked for another image."""
+        return not self._late and self._process.poll() is None
+
+    def start(self) -> None:
+        """Wait until it can decode. Raises ChildError when it cannot."""
+        try:
+            with self._within(START_SECONDS):
+                if self._header() != (READY, 0, 0, 0):
+                    raise _Death("it began with something else")
+        except _Death as death:
+            self.end()
+            raise ChildError(f"the process that decodes did not start: {death}") from None
+
+    def decode(self, data: bytes) -> Rgb:
+        """Ask for one image. Raises InputRejected, or _Death, after which the child is gone."""
+        try:
+            with self._within(self._limits.seconds):
+                self._to.write(REQUEST.pack(len(data)))
+                self._to.write(data)
+                self._to.flush()
+                return self._answer()
+        except _Death:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Kill it, if it lives."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._to, self._from):
+            with suppress(OSError, ValueError):
+                pipe.close()
+
+    def _answer(self) -> Rgb:
+        kind, height, width, size = self._header()
+        if kind == PIXELS and 0 < height * width <= self._limits.pixels and size == 3 * height * width:
+            pixels = np.empty((height, width, 3), dtype=np.uint8)
+            self._fill(pixels.data.cast("B"))
+            return pixels
+        if 0 <= kind - REFUSED < len(REFUSALS) and size <= MAX_REASON:
+            reason = bytearray(size)
+            self._fill(memoryview(reason))
+            raise InputRejected(REFUSALS[kind - REFUSED], reason.decode(errors="replace"))
+        raise _Death("decoding gave something that is no image")
+
+    def _header(self) -> tuple[int, int, int, int]:
+        header = bytearray(REPLY.size)
+        self._fill(memoryview(header))
+        kind, height, width, size = REPLY.unpack(header)
+        return kind, height, width, size
+
+    def _fill(self, target: memoryview) -> None:
+        if self._from.readinto(target) != len(target):
+            raise EOFError
+
+    @contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        """Kill it when the block lasts longer; pipes that break become the _Death that broke them."""
+        timer = threading.Timer(seconds, self._kill_late)
+        timer.start()
+        try:
+            yield
+        except (OSError, EOFError, ValueError):
+            raise self._death(seconds) from None
+        finally:
+            timer.cancel()
+            timer.join()
+
+    def _kill_late(self) -> None:
+        self._late = True
+        self._process.kill()
+
+    def _death(self, seconds: float) -> _Death:
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return _Death("decoding closed its process's pipes")
+        if self._late:
+            return _Overdue(f"decoding did not end within {seconds:g} s")
+        if code < 0:
+            return _Death(f"decoding killed its process ({_NAMES.get(-code, f'signal {-code}')})")
+        return _Death(f"decoding ended its process (exit code {code})")
+
+
+def _environment() -> dict[str, str]:
+    passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    # What can be imported here can be there; without its own folder, as -P says, it could not be found.
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    return {"OMP_NUM_THREADS": "1", **passed, "PYTHONPATH": path}
