@@ -1,0 +1,140 @@
+"""Lanes at work side by side: a process each, with a cluster of its own, all in front of one S3 service."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from tests.integration.faults.ceph import Service, ceph, missing
+from tests.integration.faults.judge import Rows
+from tests.integration.faults.lane import lane
+from tests.integration.faults.play import Result, Stage
+from tests.integration.faults.schedule import SHARD_IMAGES, SHARDS, Schedule
+
+Task = tuple[Schedule, str | None]
+"""A schedule, and the bug that is planted."""
+
+
+def play_all(tasks: Sequence[Task], lanes: int, service: Service) -> Iterator[Result]:
+    """Results as they come. Raises RuntimeError when a lane itself breaks down."""
+    context = multiprocessing.get_context("spawn")
+    waiting: Any = context.Queue()
+    done: Any = context.Queue()
+    waiting.cancel_join_thread()  # what nobody takes any more need not be delivered
+    for task in tasks:
+        waiting.put(task)
+    for _ in range(lanes):
+        waiting.put(None)
+    starting = context.Lock()
+    processes = [
+        context.Process(target=_work, args=(n, service, starting, waiting, done)) for n in range(lanes)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for _ in tasks:
+            yield _next(done, processes)
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _next(done: Any, processes: Sequence[Any]) -> Result:
+    while True:
+        try:
+            got: Result | str = done.get(timeout=1)
+        except queue.Empty:
+            if all(process.exitcode is not None for process in processes):
+                raise RuntimeError("every lane has ended, and schedules are left") from None
+            continue
+        if isinstance(got, str):
+            raise RuntimeError(got)
+        return got
+
+
+@contextmanager
+def service() -> Iterator[Service]:
+    """Ceph's gateway where its packages are installed, else moto's server."""
+    if missing() is None:
+        with ceph() as it:
+            yield it
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield Service("moto", f"http://127.0.0.1:{port}", "test", "test-secret-value")
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _work(number: int, service: Service, starting: Any, waiting: Any, done: Any) -> None:
+    """A lane's process. Lanes start one after the other: a cluster that starts wants all there is."""
+    folder = Path(tempfile.mkdtemp(prefix="faults-", dir="/tmp"))
+    try:
+        with ExitStack() as stack:
+            with starting:
+                it = stack.enter_context(lane(service.environment()))
+                stage = _prepare(it, service, f"faults-{number}", folder)
+            while (task := waiting.get()) is not None:
+                done.put(stage.play(*task))
+    except Exception:
+        done.put(traceback.format_exc())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepare(it: Any, service: Service, bucket: str, folder: Path) -> Stage:
+    """The inputs in the bucket, and the rows that an undisturbed run makes of them."""
+    import boto3
+    from rich.console import Console
+
+    from jobs.segment import run_job
+    from jobs.spec import SegmentSpec
+    from pipeline import tables
+    from tests.tiny import pictures, tiny_weights
+
+    (folder / "in").mkdir()
+    images = pictures(folder / "in", SHARDS * SHARD_IMAGES - 2)
+    weights = tiny_weights(folder)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=bucket)
+    client.put_object(Bucket=bucket, Key="weights.safetensors", Body=weights.read_bytes())
+    for path in images.rglob("*.*"):
+        client.put_object(Bucket=bucket, Key=f"in/{path.relative_to(images)}", Body=path.read_bytes())
+    stage = Stage(it, service, bucket, weights, folder, expected=None)  # type: ignore[arg-type]
+    spec = SegmentSpec.model_validate(stage.spec(str(images), str(folder / "undisturbed"), str(weights), 1))
+    run_job(spec, local=True, console=Console(file=StringIO()))
+    stage.expected = Rows.of(tables.open(str(folder / "undisturbed")))
+    assert stage.expected.images.num_rows == SHARDS * SHARD_IMAGES
+    assert stage.expected.instances.num_rows > SHARDS
+    return stage
+
+
+def cores() -> int:
+    """Lanes that keep this machine busy and no more."""
+    return max(1, min(4, os.cpu_count() or 1))
