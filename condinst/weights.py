@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -50,7 +51,8 @@ def demo_path() -> Path:
 def resolve(path: str | Path) -> Path:
     """The file behind `demo` or a path. Raises WeightsError if there is none."""
     found = demo_path() if str(path) == DEMO else Path(path)
-    if not found.is_file():
+    # Unlike `is_file`, it has no exception for a name that the disk cannot hold.
+    if not os.path.isfile(found):
         raise WeightsError(f"{path}: no such weights file; give a .safetensors file or `{DEMO}`")
     return found
 

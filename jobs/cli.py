@@ -70,11 +70,14 @@ def main() -> None:
         # While Ray starts, its own handler of SIGTERM ends the process with the signal's bare number.
         sys.exit(ExitCode.TERMINATED if end.code == signal.SIGTERM else end.code)
     except Exception as error:
+        from jobs.target import one_line
+
         told = explain(error)
         if told is None:
             raise
         code, message = told
-        print(message if isinstance(error, SpecError) else f"condinst: {message}", file=sys.stderr)
+        shown = "\n".join(map(one_line, message.split("\n")))
+        print(shown if isinstance(error, SpecError) else f"condinst: {shown}", file=sys.stderr)
         sys.exit(code)
 
 

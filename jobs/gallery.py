@@ -15,6 +15,7 @@ from rich.table import Table
 
 from condinst import Instances
 from jobs.overlay import draw
+from jobs.target import one_line
 from pipeline.records import Status
 
 MOST_ROWS = 12
@@ -42,8 +43,9 @@ class Gallery:
         height, width = image.shape[:2]
         kinds = Counter(self._classes[int(label)] for label in found.classes)
         listed = ", ".join(f"{count:,} {label}" for label, count in kinds.most_common()) or "no instances"
+        shown = escape(one_line(name))
         self._console.print(
-            f"[bold]{escape(name)}[/] {width} x {height}: {escape(listed)} [dim]→ {escape(str(path))}[/]",
+            f"[bold]{shown}[/] {width} x {height}: {escape(listed)} [dim]→ {escape(str(path))}[/]",
             highlight=False,
             soft_wrap=True,
         )
@@ -54,7 +56,9 @@ class Gallery:
         """Tell of an image that could not be segmented."""
         self.statuses[status] += 1
         self._console.print(
-            f"[bold]{escape(name)}[/] [red]{status}[/]: {escape(reason)}", highlight=False, soft_wrap=True
+            f"[bold]{escape(one_line(name))}[/] [red]{status}[/]: {escape(one_line(reason))}",
+            highlight=False,
+            soft_wrap=True,
         )
 
     def close(self) -> None:
@@ -85,6 +89,7 @@ class Gallery:
         """A file name that no other image of this gallery has and no folder is needed for."""
         kept = name.rpartition(".")[0] or name
         base = "".join(c if c.isalnum() or c in "-_." else "_" for c in kept.replace("/", "__"))[-60:]
+        base = base.lstrip(".") or "image"
         stem, number = base, 1
         while stem in self._names:
             number += 1

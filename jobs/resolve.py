@@ -20,14 +20,16 @@ from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.weights import fetch_weights
 
 
-def options_of(section: StoreSection) -> StoreOptions:
-    """How the section's store is reached."""
+def options_of(section: StoreSection, workers: int = 1) -> StoreOptions:
+    """How the section's store is reached by each of so many workers, who share what it may be asked."""
+    pace = section.requests_per_second
     return StoreOptions(
         endpoint=section.endpoint,
         region=section.region,
         profile=section.profile,
         anonymous=section.anonymous,
         requester_pays=section.requester_pays,
+        requests_per_second=None if pace is None else pace / workers,
     )
 
 
@@ -68,8 +70,8 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
         raise JobError(f"model: {error}") from None
     return SegmentSettings(
         output=locate(spec.output.uri).uri,
-        output_options=options_of(spec.output),
-        sources=tuple(source_of(section) for section in spec.input),
+        output_options=options_of(spec.output, spec.workers.count),
+        sources=tuple(source_of(section, spec.workers.count) for section in spec.input),
         weights=weights,
         model_digest=model_digest,
         precision=_precision(spec, standing),
@@ -94,8 +96,8 @@ def resolved(spec: SegmentSpec) -> SegmentSpec:
     )
 
 
-def source_of(section: InputSection) -> InputSource:
-    """One input as the manifest reads it, its place absolute."""
+def source_of(section: InputSection, workers: int = 1) -> InputSource:
+    """One input as the manifest and each of so many workers read it, its place absolute."""
     return InputSource(
         uri=_place(section.uri),
         include=section.include,
@@ -104,7 +106,7 @@ def source_of(section: InputSection) -> InputSource:
         uri_column=section.uri_column,
         id_column=section.id_column,
         columns=section.columns,
-        options=options_of(section),
+        options=options_of(section, workers),
         name=section.name,
     )
 

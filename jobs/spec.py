@@ -102,6 +102,14 @@ class StoreSection(Section):
     )
     anonymous: bool = Field(default=False, description="Read a public bucket without credentials.")
     requester_pays: bool = Field(default=False, description="Accept that your account is billed for reading.")
+    requests_per_second: float | None = Field(
+        default=None,
+        ge=0.1,
+        le=1_000_000,
+        description="Most requests a second to the bucket, retries too. A segment job's workers share it "
+        "evenly; its driver keeps to the whole while it plans, as does each process that trains. Default: no "
+        "cap.",
+    )
 
 
 class InputSection(StoreSection):

@@ -33,7 +33,7 @@ class ColumnFile:
             self.schema: pa.Schema = self._csv_schema() if self._is_csv else pq.read_schema(self._open())
         except NotFound:
             raise InputError(f"manifest {self.uri} does not exist; correct the input's uri") from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._unreadable(error) from None
 
     def require(self, columns: Sequence[str]) -> None:
@@ -50,10 +50,13 @@ class ColumnFile:
         """Yield these columns. Raises InputError when the file turns out to be broken."""
         try:
             if self._is_csv:
-                yield from self._csv_batches(columns)
+                batches = self._csv_batches(columns)
             else:
                 file = pq.ParquetFile(self._open(), pre_buffer=False, buffer_size=_BLOCK)
-                yield from file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns))
+                batches = file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns))
+            for batch in batches:
+                batch.validate(full=True)  # Parquet's reader lets text through that is not UTF-8
+                yield batch
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from None
 

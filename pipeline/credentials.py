@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,8 +12,9 @@ from urllib.parse import urlsplit
 import boto3
 import botocore
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ProfileNotFound
+from botocore.exceptions import BotoCoreError, CredentialRetrievalError, ProfileNotFound
 
+from pipeline.keys import checked_endpoint
 from pipeline.objects import StoreError, StoreOptions, Unavailable
 
 if TYPE_CHECKING:
@@ -26,16 +28,38 @@ _REMEDY = (
 )
 
 
-class Credentials:
-    """Credentials of a botocore session as obstore asks for them: renewed by botocore before they expire."""
+class S3Access:
+    """How one bucket is asked. Making it makes no request to the bucket. Safe in threads.
 
-    def __init__(self, found: Any) -> None:
-        self._found = found
+    Raises StoreError for a profile or an endpoint that cannot be, Unavailable when no credentials are found.
+    """
 
-    def __call__(self) -> S3Credential:
-        """Return the credentials of this minute. Raises RuntimeError, without a secret, if there are none."""
+    client: Any
+    """boto3's S3 client: lists, because it reads names that obstore's listing stumbles over."""
+    endpoint: str
+    """URL of the service."""
+    region: str
+    path_style: bool
+    found: Any
+    """botocore's credentials, renewed by botocore before they expire; None: requests are not signed."""
+
+    def __init__(self, bucket: str, options: StoreOptions) -> None:
+        self._bucket, self._options = bucket, options
+        self._lock = threading.Lock()
+        self._look()
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether requests are not signed."""
+        return self._options.anonymous
+
+    def credentials(self) -> S3Credential:
+        """Credentials of this minute, as obstore asks for them.
+
+        Raises RuntimeError, without a secret, if there are none.
+        """
         try:
-            frozen = self._found.get_frozen_credentials()
+            frozen = self.found.get_frozen_credentials()
         except Exception as error:  # a credential process may fail in any way, and its text may hold anything
             raise RuntimeError(f"{NOT_RENEWED} ({type(error).__name__})") from None
         return {
@@ -45,44 +69,55 @@ class Credentials:
             "expires_at": datetime.now(UTC) + _LIFE,
         }
 
+    def renew(self, refused: Any) -> bool:
+        """Look once more where credentials come from: the service refuses `refused`, which was `found`.
 
-@dataclass(frozen=True)
-class S3Access:
-    """One bucket, ready to be asked."""
+        Keys end before their time when they are revoked, or when another program writes new ones into the
+        profile's file. Returns whether there are others now.
+        """
+        with self._lock:
+            if self.anonymous or self.found is not refused:
+                return not self.anonymous
+            try:
+                session = self._session()
+                found = session.get_credentials()
+                if found is None or found.get_frozen_credentials() == refused.get_frozen_credentials():
+                    return False
+                self._use(session, found)
+            except Exception:  # as above; what the service said is the better error
+                return False
+            return True
 
-    client: Any
-    """boto3's S3 client: lists, because it reads names that obstore's listing stumbles over."""
-    endpoint: str
-    """URL of the service."""
-    region: str
-    path_style: bool
-    credentials: Credentials | None
-    """None: requests are not signed."""
+    def _look(self) -> None:
+        place = f"s3://{self._bucket}"
+        try:
+            session = self._session()
+            found = None if self.anonymous else session.get_credentials()
+            if found is None and not self.anonymous:
+                raise Unavailable(f"no credentials found for {place}: {_REMEDY}")
+            self._use(session, found)
+        except ProfileNotFound:
+            raise StoreError(
+                f"{place}: profile {self._options.profile!r} is not in ~/.aws/config or ~/.aws/credentials"
+            ) from None
+        except CredentialRetrievalError:  # its text holds what a credential process printed
+            raise Unavailable(f"{place}: {NOT_RENEWED}; sign in again or check the profile") from None
+        except (BotoCoreError, ValueError) as error:
+            told = re.sub(r"//[^/@]*@", "//[hidden]@", str(error))
+            raise StoreError(
+                f"{place}: the AWS settings cannot be used: {told}; check endpoint, region, profile"
+            ) from None
+        checked_endpoint(self.endpoint, place)
 
+    def _session(self) -> Any:
+        return boto3.Session(profile_name=self._options.profile)
 
-def s3_access(bucket: str, options: StoreOptions) -> S3Access:
-    """Find out how a bucket is reached. Makes no request to it.
-
-    Raises StoreError for a profile or an endpoint that cannot be, Unavailable when no credentials are found.
-    """
-    place = f"s3://{bucket}"
-    try:
-        session = boto3.Session(profile_name=options.profile)
-        region = options.region or session.region_name or os.environ.get("AWS_REGION") or "us-east-1"
-        found = None if options.anonymous else session.get_credentials()
-        if found is None and not options.anonymous:
-            raise Unavailable(f"no credentials found for {place}: {_REMEDY}")
-        client, path_style = _client(session, bucket, region, options)
-    except ProfileNotFound:
-        raise StoreError(
-            f"{place}: profile {options.profile!r} is not in ~/.aws/config or ~/.aws/credentials"
-        ) from None
-    except (BotoCoreError, ValueError) as error:
-        raise StoreError(
-            f"{place}: the AWS settings cannot be used: {error}; check endpoint, region, profile"
-        ) from None
-    endpoint: str = client.meta.endpoint_url
-    return S3Access(client, endpoint, region, path_style, Credentials(found) if found else None)
+    def _use(self, session: Any, found: Any) -> None:
+        named = self._options.region or session.region_name or os.environ.get("AWS_REGION")
+        self.region = named or "us-east-1"
+        self.client, self.path_style = _client(session, self._bucket, self.region, self._options)
+        self.endpoint = self.client.meta.endpoint_url
+        self.found = found
 
 
 def _client(session: Any, bucket: str, region: str, options: StoreOptions) -> tuple[Any, bool]:
@@ -92,7 +127,7 @@ def _client(session: Any, bucket: str, region: str, options: StoreOptions) -> tu
         config = Config(
             signature_version=botocore.UNSIGNED if options.anonymous else None,
             s3={"addressing_style": style} if style else None,
-            retries={"mode": "standard", "total_max_attempts": 9},
+            retries={"mode": "standard", "total_max_attempts": 1},  # pipeline.patience retries
             connect_timeout=5,
             read_timeout=60,
         )

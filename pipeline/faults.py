@@ -17,6 +17,7 @@ from botocore.exceptions import (
     SSOError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from obstore.exceptions import BaseError
 
 from pipeline.credentials import NOT_RENEWED
 from pipeline.keys import printable
@@ -27,7 +28,7 @@ from pipeline.objects import Denied, NotFound, StoreError, Unavailable
 _DUMP = "Debug source:"
 _NAMES = re.compile(r"^\s*(path: |https?://).*$", re.MULTILINE)
 _STATUS = re.compile(r"^\s*status: (\d{3}),$", re.MULTILINE)
-_BODY = re.compile(r"^\s*body: Some\(\n\s*(.*)$", re.MULTILINE)
+_BODY = re.compile(r"^\s*body: (?:Some\(\n\s*)?(.*)$", re.MULTILINE)
 _CODE = re.compile(r"<Code>(\w[\w.]{0,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,300})")
 _SECRETS = re.compile(
@@ -44,6 +45,10 @@ _REFUSED = {
     "TokenRefreshRequired",
     "AuthenticationFailed",
 }
+_FINAL = {501, 505}
+"""Of the 5xx, those that say what the service cannot do at all."""
+_LATER = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
+"""Errors that mean the same as one of 5xx under any status: a copy's may be 200, sent before it failed."""
 _UNREACHABLE = {
     "ConnectionRefused": "connection refused",
     "dns error": "its name does not resolve",
@@ -52,10 +57,12 @@ _UNREACHABLE = {
     "TimedOut": "it does not answer in time",
     "ConnectionReset": "it closes the connection",
     "IncompleteMessage": "it closes the connection",
+    "IncompleteBody": "its answer ends early",
     "error decoding response body": "its answer ends early",
     "Content-Range header not present": "its answer ends early",
     "kind: Connect": "no connection",
-    "HTTP error": "the connection fails",
+    "kind: Timeout": "it does not answer in time",
+    "HttpError {": "the connection fails",
 }
 """What obstore's text holds when no answer came, most telling first."""
 _ENDPOINT_REMEDY = (
@@ -71,14 +78,26 @@ class Conflict(StoreError):
     """The service is in the middle of another writer's put of the same name; the outcome is open."""
 
 
-def unreachable(error: Exception) -> bool:
-    """Tell whether the service did not even answer."""
-    dump = _dump(error)
-    return _STATUS.search(dump) is None and _cause(dump) is not None
+class Busy(Unavailable):
+    """The service answered that it is in trouble or is asked too much: it may be over in seconds."""
+
+
+class Unreachable(Unavailable):
+    """No answer came, or not the whole of it: it may be over in seconds."""
+
+
+class Refused(Unavailable):
+    """The service does not take the credentials; others may be at hand by now."""
+
+
+PASSING = (Busy, Unreachable, Conflict)
+"""What a request is made again after."""
 
 
 def explain(error: Exception, uri: str, endpoint: str) -> StoreError:
-    """Say what an obstore request for `uri` ended with."""
+    """Say what a request for `uri` ended with, of obstore or of boto3."""
+    if isinstance(error, _BOTO_ERRORS):
+        return _explain_boto(error, printable(uri), endpoint)
     dump, uri = _dump(error), printable(uri)
     found = _STATUS.search(dump)
     if found is None:
@@ -88,8 +107,7 @@ def explain(error: Exception, uri: str, endpoint: str) -> StoreError:
     return answered(int(found[1]), code[1] if code else "", message[1] if message else "", uri, endpoint)
 
 
-def explain_boto(error: Exception, uri: str, endpoint: str) -> StoreError:
-    """Say what a boto3 request to `uri` ended with."""
+def _explain_boto(error: Exception, uri: str, endpoint: str) -> StoreError:
     if isinstance(error, ClientError):
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         fault = error.response.get("Error", {})
@@ -99,19 +117,17 @@ def explain_boto(error: Exception, uri: str, endpoint: str) -> StoreError:
             f"{uri}: {NOT_RENEWED} ({type(error).__name__}); sign in again or check the profile"
         )
     if isinstance(error, HTTPClientError | BotoConnectionError):
-        return Unavailable(f"{uri}: cannot reach {endpoint} ({type(error).__name__}); {_ENDPOINT_REMEDY}")
+        return Unreachable(f"{uri}: cannot reach {endpoint} ({type(error).__name__}); {_ENDPOINT_REMEDY}")
     return StoreError(f"{uri}: {_clean(str(error))}")
 
 
 def answered(status: int, code: str, message: str, uri: str, endpoint: str) -> StoreError:
     """Say what an answer of a service means: its HTTP status, error code and message."""
     said = f"{status} {code}".strip() + (f", {_clean(message)}" if message else "")
-    if status >= 500 or status == 429 or code == "SlowDown":
-        return Unavailable(
-            f"{uri}: {endpoint} keeps answering {said}; try again when the service has recovered"
-        )
+    if (status >= 500 and status not in _FINAL) or status == 429 or code in _LATER:
+        return Busy(f"{uri}: {endpoint} keeps answering {said}; try again when the service has recovered")
     if code in _REFUSED:
-        return Unavailable(
+        return Refused(
             f"{uri}: the credentials are refused ({said}); renew them, or check key, clock and endpoint"
         )
     if code == "NoSuchBucket":
@@ -139,7 +155,7 @@ def _unanswered(error: Exception, dump: str, uri: str, endpoint: str) -> StoreEr
     if "BareRedirect" in dump:
         return StoreError(f"{uri}: the bucket lies in another region; set AWS_REGION to the bucket's")
     if cause := _cause(dump):
-        return Unavailable(f"{uri}: cannot reach {endpoint}: {cause}; {_ENDPOINT_REMEDY}")
+        return Unreachable(f"{uri}: cannot reach {endpoint}: {cause}; {_ENDPOINT_REMEDY}")
     return StoreError(f"{uri}: {_clean(str(error))}")
 
 
@@ -157,5 +173,6 @@ def _clean(text: str) -> str:
     return _SECRETS.sub("[hidden]", line)[:300]
 
 
-BOTO_ERRORS = (BotoCoreError, ClientError)
-"""Everything a boto3 request raises."""
+_BOTO_ERRORS = (BotoCoreError, ClientError)
+ERRORS = (BaseError, OSError, ValueError, *_BOTO_ERRORS)
+"""Everything that a request through obstore or boto3 raises."""

@@ -45,27 +45,48 @@ def _translate(pattern: str) -> str:
 
 
 def _join(parts: Sequence[str]) -> str:
-    """Regex of a path: a `**` swallows whole parts with their slashes, the last one needs at least a part."""
-    expression = ""
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        if part == "**":
-            expression += "(?:[^/]*/)*[^/]*" if last else "(?:[^/]*/)*"
+    """Regex of a path: a `**` swallows whole parts with their slashes, the last one needs at least a part.
+
+    What stands between two `**` may be taken where it first fits, as the second swallows the rest; so it is
+    never looked for twice (an atomic group), and no pattern takes longer than patterns and paths are long.
+    """
+    *blocks, last = _split(list(parts), "**")
+    expression = "".join(
+        f"(?>(?:[^/]*/)*?{_below(block)})" if number else _below(block) for number, block in enumerate(blocks)
+    )
+    if blocks:
+        expression += "(?:[^/]*/)*"
+    return expression + ("/".join(map(_part, last)) if last else "[^/]*")
+
+
+def _below(block: Sequence[str]) -> str:
+    return "".join(_part(part) + "/" for part in block)
+
+
+def _split(items: Sequence[str], separator: str) -> list[list[str]]:
+    """The items between separators: one more list than there are separators."""
+    groups: list[list[str]] = [[]]
+    for item in items:
+        if item == separator:
+            groups.append([])
         else:
-            expression += _part(part) + ("" if last else "/")
-    return expression
+            groups[-1].append(item)
+    return groups
 
 
 _GLYPH = re.compile(r"\*+|\?|\[!?\]?[^]]*\]|.", re.DOTALL)
 
 
 def _part(pattern: str) -> str:
-    return "".join(_glyph(glyph) for glyph in _GLYPH.findall(pattern))
+    """Regex of a part. What stands between two stars is taken where it first fits, as in `_join`."""
+    glyphs = ["*" if glyph.startswith("*") else glyph for glyph in _GLYPH.findall(pattern)]
+    first, *rest = ["".join(map(_glyph, group)) for group in _split(glyphs, "*")]
+    if not rest:
+        return first
+    return first + "".join(f"(?>[^/]*?{fixed})" for fixed in rest[:-1]) + "[^/]*" + rest[-1]
 
 
 def _glyph(glyph: str) -> str:
-    if glyph.startswith("*"):
-        return "[^/]*"
     if glyph == "?":
         return "[^/]"
     if glyph.startswith("[") and len(glyph) > 2:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from pipeline.objects import StoreError
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "azure": "az"}
+SIGNED = r"(?i)[?&](sig|signature|(x-amz|x-goog)-(signature|security-token|credential))="
+"""What a URI holds that opens its object to whoever reads the URI."""
+_SIGNED = re.compile(SIGNED)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -38,6 +42,35 @@ def addressable(key: str) -> str | None:
 def printable(text: str) -> str:
     r"""Return the text with bytes that are not UTF-8 (of a file's name) written as `\xNN`."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def without_secrets(uri: str) -> str:
+    """The URI with what may open a door hidden: user and password, and a signed or a foreign URL's query."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        return uri
+    host, slash, path = rest.partition("/")
+    if "@" in host:
+        host = f"[hidden]@{host.rpartition('@')[2]}"
+    if scheme not in SCHEMES or _SIGNED.search(rest):
+        host, path = (f"{part.partition('?')[0]}?[hidden]" if "?" in part else part for part in (host, path))
+    return f"{scheme}://{host}{slash}{path}"
+
+
+def checked_endpoint(endpoint: str, place: str) -> str:
+    """The endpoint again. Raises StoreError where it holds a user or a password: errors name the endpoint."""
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:
+        raise StoreError(
+            f"{place}: the endpoint is not a URL; write such as https://s3.example.com"
+        ) from None
+    if "@" in parts.netloc:
+        raise StoreError(
+            f"{place}: the endpoint holds credentials; take them out of the spec or of AWS_ENDPOINT_URL, "
+            "and give them by the environment's keys or a profile"
+        )
+    return endpoint
 
 
 @dataclass(frozen=True)
@@ -72,13 +105,17 @@ def locate(uri: str, trim: bool = True) -> Location:
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         return Location("file", "", _local(rest if separator else uri).strip("/"))
+    shown = printable(without_secrets(uri))
     if scheme not in SCHEMES:
-        raise StoreError(
-            f"{printable(uri)!r}: {scheme}:// is not read here; use a path, s3://, gs:// or az://"
-        )
+        raise StoreError(f"{shown!r}: {scheme}:// is not read here; use a path, s3://, gs:// or az://")
     bucket, _, path = rest.partition("/")
+    if "@" in bucket or _SIGNED.search(rest):
+        raise StoreError(
+            f"{shown!r} holds credentials; leave them out, and give them by the environment, a profile or "
+            "the machine's role"
+        )
     if not BUCKET.fullmatch(bucket):
-        raise StoreError(f"{printable(uri)!r} names no bucket; write {SCHEMES[scheme]}://bucket/folder")
+        raise StoreError(f"{shown!r} names no bucket; write {SCHEMES[scheme]}://bucket/folder")
     return Location(SCHEMES[scheme], bucket, path.rstrip("/") if trim else path)
 
 

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.keys import printable
@@ -94,28 +95,39 @@ class LocalBackend:
         folder = prefix.rpartition("/")[0]
         start = os.path.join(os.fsencode(self.root), os.fsencode(folder))
         above = b"" if not folder else os.fsencode(folder) + b"/"
-        yield from self._walk(start, above, os.fsencode(prefix), ())
+        wanted = os.fsencode(prefix)
+        # Not by recursion: folders may be nested deeper than Python's stack.
+        opened = [level] if (level := self._level(start, above)) else []
+        while opened:
+            here = opened[-1]
+            name = next(here.names, None)
+            if name is None:
+                opened.pop()
+                continue
+            key = here.above + name
+            if not name.endswith(b"/"):
+                if key.startswith(wanted) and (info := self._entry(here.path, name, key)):
+                    yield info
+            elif key.startswith(wanted) or wanted.startswith(key):
+                below = self._level(os.path.join(here.path, name[:-1]), key)
+                if below and all(below.place != level.place for level in opened):
+                    opened.append(below)
 
-    def _walk(
-        self, folder: bytes, above: bytes, prefix: bytes, parents: tuple[tuple[int, int], ...]
-    ) -> Iterator[ObjectInfo]:
+    def _level(self, folder: bytes, above: bytes) -> _Level | None:
+        """A folder opened for listing; None where there is none."""
         try:
-            here = os.stat(folder)
-            names = _entries(folder)
+            found = os.stat(folder)
+            return _Level(folder, above, (found.st_dev, found.st_ino), iter(_entries(folder)))
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-                return
+                return None
+            if error.errno == errno.ENAMETOOLONG:
+                shown = printable(os.fsdecode(above[:80]))
+                raise StoreError(
+                    f"{self._path(shown)}...: folders are nested deeper there than a path can be long; "
+                    "move them out of the input"
+                ) from None
             raise self._explain(error, os.fsdecode(above)) from None
-        place = (here.st_dev, here.st_ino)
-        if place in parents:
-            return
-        for name in names:
-            key = above + name
-            if name.endswith(b"/"):
-                if key.startswith(prefix) or prefix.startswith(key):
-                    yield from self._walk(os.path.join(folder, name[:-1]), key, prefix, (*parents, place))
-            elif key.startswith(prefix) and (info := self._entry(folder, name, key)):
-                yield info
 
     def _entry(self, folder: bytes, name: bytes, key: bytes) -> ObjectInfo | None:
         path = os.path.join(folder, name)
@@ -191,12 +203,32 @@ class LocalBackend:
         return kind(f"{path}: {cause}")
 
 
+@dataclass(frozen=True)
+class _Level:
+    """A folder that is being listed."""
+
+    path: bytes
+    above: bytes
+    """What its files' keys begin with."""
+    place: tuple[int, int]
+    """Device and inode: what it is whatever link leads here."""
+    names: Iterator[bytes]
+    """Those not visited yet."""
+
+
 def _entries(folder: bytes) -> list[bytes]:
     """Names in a folder, those of folders with '/' appended: sorted so, the keys below come in byte order."""
     with os.scandir(folder) as found:
-        names = [e.name + b"/" if e.is_dir() else e.name for e in found if not TEMPORARY.fullmatch(e.name)]
+        names = [e.name + b"/" if _is_folder(e) else e.name for e in found if not TEMPORARY.fullmatch(e.name)]
     names.sort()
     return names
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:

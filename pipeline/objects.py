@@ -18,6 +18,8 @@ class StoreOptions:
     anonymous: bool = False
     """Requests are not signed: public buckets."""
     requester_pays: bool = False
+    requests_per_second: float | None = None
+    """Most requests a second that one process makes to the bucket, retries too; None: no cap."""
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,22 @@
-"""Objects of S3, Google and Azure through obstore. Every request but S3's listing goes through `_call`."""
+"""Objects of S3, Google and Azure, mostly through obstore. Every request goes through `_call`."""
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
-from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from pipeline.credentials import S3Access, s3_access
-from pipeline.faults import BOTO_ERRORS, AlreadyThere, Conflict, explain, explain_boto, unreachable
+from pipeline.credentials import S3Access
+from pipeline.faults import ERRORS, PASSING, AlreadyThere, Conflict, Refused, Unreachable, explain
+from pipeline.keys import checked_endpoint
 from pipeline.objects import Check, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
+from pipeline.pace import pace_of
+from pipeline.patience import PATIENT, QUICK
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta
@@ -24,43 +24,34 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENT: RetryConfig = {
-    "max_retries": 10,
-    "retry_timeout": timedelta(minutes=2),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
-}
-"""For a service that has answered before: full jitter, and two minutes to come back."""
-QUICK: RetryConfig = {
-    "max_retries": 2,
-    "retry_timeout": timedelta(seconds=5),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=1), "base": 2},
-}
-"""For the first request to a service: a wrong endpoint is to be told in seconds."""
-CREATE_TRIES = 5
 CLIENT: ClientConfig = {
     "connect_timeout": timedelta(seconds=3),
     "read_timeout": timedelta(seconds=60),
     "timeout": timedelta(minutes=10),
 }
-_ERRORS = (BaseError, OSError, ValueError)
+_PART = 16 << 20
+"""Bytes of an upload's part; what is no larger goes up in one request."""
 _DELETE_BATCH = 1000
 
 
 class RemoteBackend:
     """Objects of one bucket; keys are full names in it."""
 
-    def __init__(self, root: str, endpoint: str, make: Callable[[RetryConfig], ObjectStore]) -> None:
+    def __init__(
+        self, root: str, endpoint: str, options: StoreOptions, make: Callable[[RetryConfig], ObjectStore]
+    ) -> None:
         self.root = root
         self.endpoint = endpoint
-        self._patient = make(PATIENT)
-        self._quick = make(QUICK)
+        self._once = make({"max_retries": 0})
+        self._again = make(PATIENT.of_obstore())  # for what obstore makes of many requests
+        self._pace = pace_of(endpoint, root, options.requests_per_second)
         self._answered = False
 
     def get(self, key: str, check: Check | None) -> tuple[bytes, ObjectInfo]:
         """Read an object in one request; `check` sees the head of the answer before its body is read."""
 
-        def read(store: ObjectStore) -> tuple[bytes, ObjectInfo]:
-            result: GetResult = obstore.get(store, key)
+        def read() -> tuple[bytes, ObjectInfo]:
+            result: GetResult = obstore.get(self._once, key)
             info = _info(result.meta, key)
             if check is not None:
                 check(info)
@@ -70,70 +61,76 @@ class RemoteBackend:
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Read at most `length` bytes from `start` on."""
-        return self._call(key, lambda s: obstore.get_range(s, key, start=start, length=length).to_bytes())
+        return self._call(
+            key, lambda: obstore.get_range(self._once, key, start=start, length=length).to_bytes()
+        )
 
     def head(self, key: str) -> ObjectInfo:
         """Describe an object without reading it."""
-        return self._call(key, lambda store: _info(obstore.head(store, key), key))
+        return self._call(key, lambda: _info(obstore.head(self._once, key), key))
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing what is there in one step."""
-        self._call(key, lambda store: obstore.put(store, key, data, chunk_size=16 << 20))
+        if len(data) <= _PART:
+            self._call(key, lambda: obstore.put(self._once, key, data, use_multipart=False))
+        else:
+            parts = -(-len(data) // _PART) + 2
+            self._call(key, lambda: obstore.put(self._again, key, data, chunk_size=_PART), parts)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless there is one.
 
         A lost answer is asked for again, so False may mean that the object is our own of a moment ago.
         """
-        for trial in range(CREATE_TRIES):
-            try:
-                self._call(key, lambda store: obstore.put(store, key, data, mode="create"))
-            except AlreadyThere:
-                return False
-            except (Conflict, Unavailable):
-                if trial == CREATE_TRIES - 1 or not self._answered:
-                    raise
-                time.sleep(random.uniform(0, 0.1 * 2**trial))
-            else:
-                return True
-        raise AssertionError("unreachable")
+        try:
+            self._call(key, lambda: obstore.put(self._once, key, data, mode="create"))
+        except AlreadyThere:
+            return False
+        return True
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within the service, replacing what is there in one step."""
-        self._call(source, lambda store: obstore.copy(store, source, target))
+        self._call(source, lambda: obstore.copy(self._once, source, target))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects. Absent ones are no error."""
         for key in keys:
             try:
-                self._call(key, partial(obstore.delete, paths=key))
+                self._call(key, partial(obstore.delete, self._once, key))
             except NotFound:
                 continue
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose name begins with `prefix`, in the service's order of names."""
-        folder = prefix.rpartition("/")[0]
-        stream = self._call(prefix, lambda store: iter(obstore.list(store, folder or None, chunk_size=1000)))
-        while chunk := self._call(prefix, lambda _: next(stream, None)):
+        folder = prefix.rpartition("/")[0] or None
+        stream = iter(obstore.list(self._again, folder, chunk_size=1000))
+        # A stream that failed is at its end, so a page is asked for once, and obstore insists.
+        while chunk := self._explained(prefix, lambda: next(stream, None)):
             yield from (_info(meta, meta["path"]) for meta in chunk if meta["path"].startswith(prefix))
 
-    def _call(self, key: str, request: Callable[[ObjectStore], T]) -> T:
-        try:
-            if self._answered:
-                return request(self._patient)
-            return self._first(request)
-        except _ERRORS as error:
-            raise explain(error, f"{self.root}/{key}", self.endpoint) from None
+    def _call(self, key: str, request: Callable[[], T], requests: int = 1) -> T:
+        """Make a request, again while its trouble may pass; raises StoreError."""
 
-    def _first(self, request: Callable[[ObjectStore], T]) -> T:
-        """Make the first request in a hurry, and go on patiently once the service is known to be there."""
+        def once() -> T:
+            return self._explained(key, request, requests)
+
+        if not self._answered:
+            try:
+                return QUICK.insist(once, (Unreachable,))
+            except PASSING:
+                if not self._answered:
+                    raise
+        return PATIENT.insist(once, PASSING)
+
+    def _explained(self, key: str, request: Callable[[], T], requests: int = 1) -> T:
+        if self._pace is not None:
+            self._pace.wait(requests)
         try:
-            result = request(self._quick)
-        except _ERRORS as error:
-            if unreachable(error):
-                raise
-            self._answered = True
-            return request(self._patient)
+            result = request()
+        except ERRORS as error:
+            fault = explain(error, f"{self.root}/{key}", self.endpoint)
+            self._answered = self._answered or not isinstance(fault, Unreachable)
+            raise fault from None
         self._answered = True
         return result
 
@@ -142,54 +139,68 @@ class S3Backend(RemoteBackend):
     """A bucket of S3 or of a service that speaks its language."""
 
     def __init__(self, bucket: str, options: StoreOptions) -> None:
-        self.access = s3_access(bucket, options)
+        self.access = S3Access(bucket, options)
         self.bucket = bucket
         self._payer = {"RequestPayer": "requester"} if options.requester_pays else {}
-        super().__init__(f"s3://{bucket}", self.access.endpoint, _s3(bucket, options, self.access))
+        super().__init__(f"s3://{bucket}", self.access.endpoint, options, _s3(bucket, options, self.access))
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe an object without reading it."""
+        try:
+            return super().head(key)
+        except (NotFound, Unavailable, Conflict):
+            raise
+        except StoreError:  # S3 says why in the answer's body, and the answer to HEAD has none
+            return self._call(key, lambda: _info(obstore.get(self._once, key).meta, key))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, a thousand a request. Absent ones are no error."""
         rest = iter(keys)
         while some := list(islice(rest, _DELETE_BATCH)):
-            self._call(some[0], partial(obstore.delete, paths=some))
+            self._call(some[0], partial(obstore.delete, self._once, some))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose name begins with `prefix`, in byte order, whatever their names hold."""
-        self._reach()
-        pages = self.access.client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=prefix, **self._payer
-        )
-        try:
-            for page in pages:
-                for found in page.get("Contents", ()):
-                    yield ObjectInfo(found["Key"], found["Size"], _etag(found.get("ETag")))
-        except BOTO_ERRORS as error:
-            raise explain_boto(error, f"{self.root}/{prefix}", self.endpoint) from None
+        page: dict[str, Any] = {}
+        while True:
+            page = self._call(prefix, partial(self._page, prefix, page.get("NextContinuationToken")))
+            for found in page.get("Contents", ()):
+                yield ObjectInfo(found["Key"], found["Size"], _etag(found.get("ETag")))
+            if not page.get("IsTruncated"):
+                return
+            if not page.get("NextContinuationToken"):
+                raise StoreError(f"{self.root}/{prefix}: {self.endpoint} lists a part and not how to go on")
 
-    def _reach(self) -> None:
-        """Learn in seconds whether the service is there: boto3 would try for a minute."""
+    def _page(self, prefix: str, token: str | None) -> dict[str, Any]:
+        following = {"ContinuationToken": token} if token else {}
+        answer: dict[str, Any] = self.access.client.list_objects_v2(
+            Bucket=self.bucket, Prefix=prefix, **following, **self._payer
+        )
+        return answer
+
+    def _explained(self, key: str, request: Callable[[], T], requests: int = 1) -> T:
+        """As every request; one whose credentials are refused is made again with others, if there are any."""
+        used = self.access.found
         try:
-            if not self._answered:
-                self._call("", lambda store: obstore.head(store, "reach"))
-        except Unavailable:
-            raise
-        except StoreError:
-            return
+            return super()._explained(key, request, requests)
+        except Refused:
+            if not self.access.renew(used):
+                raise
+        return super()._explained(key, request, requests)
 
 
 def remote_backend(scheme: str, bucket: str, options: StoreOptions) -> RemoteBackend:
     """Make the backend of one bucket of `s3`, `gs` or `az` (there, `bucket` is a container)."""
     if scheme == "s3":
         return S3Backend(bucket, options)
-    endpoint = (
-        options.endpoint or {"gs": "https://storage.googleapis.com", "az": "the storage account"}[scheme]
-    )
+    place = f"{scheme}://{bucket}"
+    known = {"gs": "https://storage.googleapis.com", "az": "the storage account"}[scheme]
+    endpoint = checked_endpoint(options.endpoint, place) if options.endpoint else known
+    make = _gs(bucket, options) if scheme == "gs" else _az(bucket, options)
     try:
-        return RemoteBackend(
-            f"{scheme}://{bucket}", endpoint, _gs(bucket, options) if scheme == "gs" else _az(bucket, options)
-        )
-    except _ERRORS as error:
-        fault = explain(error, f"{scheme}://{bucket}", endpoint)
+        return RemoteBackend(place, endpoint, options, make)
+    except ERRORS as error:
+        fault = explain(error, place, endpoint)
         raise StoreError(
             f"{fault}; check {'GOOGLE_' if scheme == 'gs' else 'AZURE_STORAGE_'}* in the environment"
         ) from None
@@ -209,12 +220,12 @@ def _s3(bucket: str, options: StoreOptions, access: S3Access) -> Callable[[Retry
                 "region": access.region,
                 "virtual_hosted_style_request": not access.path_style,
                 "request_payer": options.requester_pays,
-                "skip_signature": access.credentials is None,
+                "skip_signature": access.anonymous,
                 "conditional_put": "etag",
             },
             client_options={**CLIENT, "allow_http": scheme == "http"},
             retry_config=retry,
-            credential_provider=access.credentials,
+            credential_provider=None if access.anonymous else access.credentials,
         )
 
     return make

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.columns import ColumnFile
 from pipeline.entries import Numbered, Tally, entries
 from pipeline.globs import matcher
-from pipeline.keys import Location, addressable, locate
+from pipeline.keys import SIGNED, Location, addressable, locate, without_secrets
 from pipeline.objects import StoreError
 from pipeline.sources import InputError, InputSource
 from pipeline.storage import Store
@@ -79,6 +79,7 @@ class UserManifest:
     def _resolve(self, given: Any) -> tuple[Any, Any]:
         """Full URIs of a column as the user wrote it, and why those that cannot be asked for cannot."""
         # Whole columns at once for what is plainly in order; the rest, dotted parts too, one by one.
+        signed = pc.match_substring_regex(given, SIGNED)
         dotted = pc.or_(pc.match_substring(given, "/."), pc.starts_with(given, "."))
         absolute = pc.match_substring_regex(given, _ON_DISK if self._store.local else _REMOTE)
         if self._store.local and pc.any(pc.invert(absolute)).as_py():
@@ -89,7 +90,7 @@ class UserManifest:
             relative = pc.and_not(pc.match_substring_regex(given, _RELATIVE), scheme)
             uri = pc.if_else(relative, pc.binary_join_element_wise(self._store.join(""), given, ""), given)
             plain = pc.or_(absolute, relative)
-        odd = pc.invert(pc.fill_null(pc.and_not(plain, dotted), False))
+        odd = pc.invert(pc.fill_null(pc.and_not(pc.and_not(plain, dotted), signed), False))
         if not pc.any(odd).as_py():
             return uri, pa.nulls(len(given), pa.string())
         single = [self._resolve_one(text) for text in given.filter(odd).to_pylist()]
@@ -106,7 +107,7 @@ class UserManifest:
         try:
             place = locate(text, trim=False) if "://" in text or text[0] == "/" else self._relative(text)
         except StoreError as error:
-            return _Resolved(text, str(error))
+            return _Resolved(without_secrets(text), str(error))
         if place.scheme == "file" and not self._store.local:
             return _Resolved(text, "a manifest in object storage cannot name files on disk")
         return _Resolved(place.uri, addressable(place.path))

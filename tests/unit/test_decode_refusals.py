@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import json
 import struct
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -251,3 +255,79 @@ def test_decoders_say_nothing_on_stderr() -> None:
     done = subprocess.run([sys.executable, "-c", code], input=b"--next--".join(parts), capture_output=True)
     assert done.returncode == 0
     assert done.stderr == b""
+
+
+def png_of(width: int, height: int, body: bytes) -> bytes:
+    """A PNG of 8-bit RGB whose data is what is given, packed."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(body, 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def deflated_tiff(unpacked: int) -> bytes:
+    """A TIFF of 64 x 64 pixels whose only strip unpacks to far more."""
+    packed = zlib.compress(bytes(unpacked), 9)
+    tags = {"t256": 64, "t257": 64, "t258": 8, "t259": 8, "t262": 1, "t277": 1, "t278": 64}
+    head = tiff_of(**tags, t273=0, t279=0)
+    return tiff_of(**tags, t273=len(head), t279=len(packed)) + packed
+
+
+def huge_jp2() -> bytes:
+    data = bytearray(FILES["jp2"])
+    for at in (data.index(b"ihdr") + 4, data.index(b"\xff\x51") + 8):  # the box and the code stream
+        data[at : at + 8] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
+    return bytes(data)
+
+
+BOMBS = {
+    "png": png_of(64, 64, bytes(300 << 20)),  # 300 MiB in the place of 12 KiB
+    "png that keeps to its header": png_of(60_000, 60_000, bytes(60_000)),
+    "tiff": deflated_tiff(300 << 20),
+    "webp": b"RIFF\x1a\0\0\0WEBPVP8L\x0d\0\0\0\x2f" + struct.pack("<I", 2**28 - 1) + bytes(8),
+    "jp2": huge_jp2(),
+    "gzip": gzip.compress(bytes(300 << 20)),
+    "gzipped svg": gzip.compress(b"<svg xmlns='http://www.w3.org/2000/svg'/>" + bytes(300 << 20)),
+    "bz2": bz2.compress(bytes(64 << 20)),
+    "zip": b"PK\x03\x04" + bytes(100),
+}
+
+
+def test_what_unpacks_to_much_more_costs_no_memory() -> None:
+    """Every bomb ends as pixels of its header's size or is refused, and takes less than 200 MiB for it."""
+    code = (
+        "import json, sys\nfrom pipeline.decode import DecodeLimits, decode\n"
+        "from pipeline.records import InputRejected\n"
+        "import numpy, rasterio, PIL.Image, simplejpeg\n"
+        "bomb = sys.stdin.buffer.read()\n"
+        "def outcome(data):\n"
+        "    try: return str(decode(data, DecodeLimits(pixels=10**8)).shape)\n"
+        "    except InputRejected as error: return error.status\n"
+        "open('/proc/self/clear_refs', 'w').write('5')\n"
+        "def status(field):\n"
+        "    return next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith(field))\n"
+        "before = status('VmRSS')\n"
+        "print(json.dumps([outcome(bomb), (status('VmHWM') - before) // 1024]))\n"
+    )
+    ends: dict[str, object] = {}
+    for name, data in BOMBS.items():
+        assert len(data) < 2**20
+        done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, timeout=120)
+        assert done.returncode == 0, f"{name}: {done.stderr.decode()[-500:]}"
+        outcome, grown = json.loads(done.stdout)
+        assert grown < 200, f"{name} took {grown} MiB"
+        ends[name] = outcome
+    assert ends.pop("png") in ("(64, 64, 3)", "corrupt")
+    assert ends.pop("tiff") in ("(64, 64, 3)", "corrupt")
+    assert ends.pop("jp2") in ("too_large", "corrupt")
+    assert ends == {
+        "png that keeps to its header": "too_large",
+        "webp": "too_large",
+        "gzip": "unsupported",
+        "gzipped svg": "unsupported",
+        "bz2": "unsupported",
+        "zip": "unsupported",
+    }

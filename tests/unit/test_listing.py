@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.globs import matcher
+from pipeline.inputs import Inputs
 from pipeline.manifest import InputError, InputSource, freeze, read_shard, scan
-from pipeline.storage import Store
+from pipeline.records import InputRejected, Status
+from pipeline.storage import Store, StoreError
 
 PATHS = st.lists(st.text(alphabet="ab.*[", min_size=1, max_size=3), min_size=1, max_size=4).map("/".join)
 PARTS = st.one_of(st.just("**"), st.text(alphabet="ab.*?", min_size=1, max_size=4))
@@ -168,3 +172,79 @@ def test_names_the_client_cannot_ask_for_stay_inputs_with_a_problem(folder: Path
         ("raw/new\nline.jpg", False),
     ]
     assert "control character" in str(refs[1].problem)
+
+
+def test_ten_thousand_empty_folders_hold_no_input_and_cost_little(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    for number in range(10_000):
+        os.makedirs(f"{root}/{number % 100:02d}/{number}")
+    (root / "42" / "only.jpg").write_bytes(b"1")
+    output = Store.open(str(tmp_path / "out"))
+    plan = freeze([InputSource(str(root))], output, 100, 0)
+    assert (plan.images, plan.skipped) == (1, {})
+    assert len(list(output.list())) == 2
+
+
+def test_folders_may_be_nested_deeper_than_pythons_stack(tmp_path: Path) -> None:
+    folders = [f"{tmp_path}/images" + "/d" * depth for depth in range(1500)]
+    for path in folders:
+        os.mkdir(path)
+    Path(folders[-1], "x.jpg").write_bytes(b"1")
+    assert ids(InputSource(folders[0]), tmp_path) == ["d/" * 1499 + "x.jpg"]
+    os.remove(f"{folders[-1]}/x.jpg")
+    for path in reversed(folders):  # pytest clears up by recursion
+        os.rmdir(path)
+
+
+def test_folders_nested_deeper_than_a_path_is_long_are_told(tmp_path: Path) -> None:
+    here = os.getcwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(20):
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+    finally:
+        os.chdir(here)
+    with pytest.raises(StoreError, match="nested deeper"):
+        scan([InputSource(str(tmp_path))])
+    shutil.rmtree(tmp_path / ("d" * 250))
+
+
+def test_links_are_followed_into_files_and_folders_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
+    """As docs/inputs.md says: what a link leads to is read; a link to itself or to nothing is missing."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "1.jpg").write_bytes(b"far")
+    links = {
+        "file.jpg": elsewhere / "1.jpg",
+        "folder": elsewhere,
+        "up": folder,
+        "self.jpg": "self.jpg",
+        "void": "no",
+    }
+    for name, target in links.items():
+        (folder / "raw" / name).symlink_to(target)
+    source, output = InputSource(str(folder), include=("raw/",)), Store.open(str(tmp_path / "out"))
+    refs = {ref.image_id: ref for ref in read_shard(output, freeze([source], output, 100, 0), 0)}
+    assert set(refs) == {f"raw/{name}" for name in ("1.jpg", "file.jpg", "folder/1.jpg", "self.jpg", "void")}
+    inputs = Inputs([source])
+    for name in ("raw/file.jpg", "raw/folder/1.jpg"):
+        assert inputs.fetch(refs.pop(name), 100)[0] == b"far"
+    assert inputs.fetch(refs.pop("raw/1.jpg"), 100)[0] == b"123"
+    for ref in refs.values():
+        with pytest.raises(InputRejected) as caught:
+            inputs.fetch(ref, 100)
+        assert caught.value.status is Status.MISSING
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.jpg", "100%.jpg", "%2e%2e.jpg", "a#b?c.jpg", "é日😀.jpg", "a\\b.jpg", "'\";.jpg"]
+)
+def test_odd_names_are_read_as_they_are(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "images"
+    root.mkdir()
+    (root / name).write_bytes(b"1")
+    source, output = InputSource(str(root)), Store.open(str(tmp_path / "out"))
+    (ref,) = read_shard(output, freeze([source], output, 100, 0), 0)
+    assert (ref.image_id, ref.problem) == (name, None)
+    assert Inputs([source]).fetch(ref, 100)[0] == b"1"
