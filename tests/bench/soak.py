@@ -107,7 +107,7 @@ def worker_below(pid: int) -> int | None:
 def watch(driver: subprocess.Popen[bytes], output: Path) -> dict[str, list[Look]]:
     """Look at driver and worker until the driver ends."""
     looks: dict[str, list[Look]] = {"driver": [], "worker": []}
-    worker = None
+    worker, told = None, 0
     while driver.poll() is None:
         time.sleep(EVERY)
         commits = output / "commits"
@@ -119,8 +119,9 @@ def watch(driver: subprocess.Popen[bytes], output: Path) -> dict[str, list[Look]
                     looks[name].append(look_at(pid, done))
                 except (OSError, KeyError):  # it is ending
                     continue
-        if done and done % 2500 == 0 and looks["worker"] and looks["driver"]:
-            print(done, looks["driver"][-1], looks["worker"][-1], flush=True)
+        if done >= told and looks["worker"] and looks["driver"]:
+            told = done + IMAGES // 10
+            print(looks["driver"][-1], looks["worker"][-1], flush=True)
     return looks
 
 
