@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from jobs.errors import TooManyFailed
+from jobs.errors import TooManyFailed, one_line
 from jobs.progress import GOOD
 from jobs.report import queries
 from jobs.tally import Tally
-from jobs.target import one_line
 from pipeline.commit import Commit
 from pipeline.ledger import Ledger
 from pipeline.retry import committed_images

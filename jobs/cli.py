@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import weights_cli
-from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain
+from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
 from jobs.options import Anonymous, Endpoint, Profile, Region
 from jobs.upkeep_cli import cancel, retry, vacuum, verify
@@ -70,8 +70,6 @@ def main() -> None:
         # While Ray starts, its own handler of SIGTERM ends the process with the signal's bare number.
         sys.exit(ExitCode.TERMINATED if end.code == signal.SIGTERM else end.code)
     except Exception as error:
-        from jobs.target import one_line
-
         told = explain(error)
         if told is None:
             raise

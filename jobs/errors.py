@@ -91,6 +91,11 @@ class SpecError(JobError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+def one_line(text: str) -> str:
+    """Text with whatever could move a terminal's cursor written out: names come from outside."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def explain(error: Exception) -> tuple[ExitCode, str] | None:
     """Exit code and message of an error that the user can put right; None for a bug."""
     if isinstance(error, JobError):

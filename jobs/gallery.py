@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from condinst import Instances
+from jobs.errors import one_line
 from jobs.overlay import draw
-from jobs.target import one_line
 from pipeline.records import Status
 
 MOST_ROWS = 12

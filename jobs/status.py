@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.errors import one_line
 from jobs.progress import duration
 from jobs.resolve import standing_job
 from jobs.tally import Tally
-from jobs.target import no_job, one_line, open_target
+from jobs.target import no_job, open_target
 from pipeline.ledger import Ledger
 from pipeline.manifest import load_plans
 from pipeline.retry import unfinished

@@ -25,8 +25,3 @@ def is_spec(target: str) -> bool:
 def no_job(store: Store) -> JobError:
     """What to raise where no job ever ran."""
     return JobError(f"{store.uri} holds no job (no job.json); give the output.uri of a job that was started")
-
-
-def one_line(text: str) -> str:
-    """Text with whatever could move a terminal's cursor written out: names come from outside."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

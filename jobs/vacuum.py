@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from jobs.errors import ExitCode, JobError
+from jobs.errors import ExitCode, JobError, one_line
 from jobs.preview import readable_bytes
 from jobs.progress import duration
 from jobs.resolve import standing_job
-from jobs.target import no_job, one_line, open_target
+from jobs.target import no_job, open_target
 from pipeline.ledger import Ledger
 from pipeline.storage import StoreOptions
 from pipeline.vacuum import Kind, Leftovers, Orphan, find, remove

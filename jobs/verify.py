@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jobs.errors import ExitCode
+from jobs.errors import ExitCode, one_line
 from jobs.preview import readable_bytes
-from jobs.target import no_job, one_line, open_target
+from jobs.target import no_job, open_target
 from pipeline.findings import Finding
 from pipeline.storage import NotFound, StoreOptions
 from pipeline.verify import Outcome, Report, ShardHeard, verify
