@@ -1,0 +1,154 @@
+"""Areas of interest: from GeoJSON and GeoPackage to the windows read and the instances kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.geo.aoi import Area, RasterArea, read_area
+from pipeline.geo.georef import Georef, transformer
+from tests.rasters import blobs, rle_masks
+
+GEOREF = Georef("EPSG:32635", (0.05, 0.0, 386_200.0, 0.0, -0.05, 6_471_800.0))
+
+
+def geojson(*shapes: Any, **more: Any) -> bytes:
+    features = [
+        {"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(shape))}
+        for shape in shapes
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": features, **more}).encode()
+
+
+def in_degrees(shape: Any) -> Any:
+    change = transformer("EPSG:32635", "OGC:CRS84")
+    return shapely.transform(shape, lambda points: np.column_stack(change.transform(*points.T)))
+
+
+def test_an_area_in_degrees_lies_where_it_is_on_the_raster() -> None:
+    ground = shapely.box(386_250, 6_471_700, 386_300, 6_471_750)
+    area = read_area(geojson(in_degrees(ground)), "a.geojson")
+    found = area.on_raster(GEOREF, 4000, 4000)
+    assert found is not None
+    assert found.shape.bounds == pytest.approx((1000, 1000, 2000, 2000), abs=0.5)
+    assert area.on_raster(GEOREF, 900, 900) is None
+    clipped = area.on_raster(GEOREF, 1500, 4000)
+    assert clipped is not None
+    assert clipped.shape.bounds == pytest.approx((1000, 1000, 1500, 2000), abs=0.5)
+
+
+def test_the_forms_of_an_area_are_one(tmp_path: Path) -> None:
+    one, other = (
+        shapely.box(386_250, 6_471_700, 386_300, 6_471_750),
+        shapely.box(386_290, 6_471_700, 386_350, 6_471_760),
+    )
+    both = shapely.union(one, other)
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32635"}}
+    frame = geopandas.GeoDataFrame(geometry=[one, other], crs="EPSG:32635")
+    frame.to_file(tmp_path / "a.gpkg", layer="some area")
+    frame.to_file(tmp_path / "b.geojson", driver="GeoJSON")
+    forms = {
+        "collection": geojson(one, other, crs=crs),
+        "geometry": json.dumps(json.loads(shapely.to_geojson(both)) | {"crs": crs}).encode(),
+        "bow tie": geojson(
+            shapely.Polygon(
+                [(386_250, 6_471_700), (386_300, 6_471_750), (386_300, 6_471_700), (386_250, 6_471_750)]
+            ),
+            both,
+            crs=crs,
+        ),
+        "geopackage": (tmp_path / "a.gpkg").read_bytes(),
+        "gdal": (tmp_path / "b.geojson").read_bytes(),
+    }
+    for name, data in forms.items():
+        area = read_area(data, name)
+        assert area.crs == "EPSG:32635", name
+        assert shapely.area(shapely.symmetric_difference(area.shape, both)) < 1e-6, name
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "not a GeoJSON object"),
+        (b"{}", "type"),
+        (b'{"type":"Feature","geometry":null}', "holds no polygon"),
+        (b'{"type":"Point","coordinates":[1,2]}', "holds no polygon"),
+        (b'{"type":"Polygon","coordinates":"x"}', "no area of interest"),
+        (
+            geojson(shapely.box(0, 0, 1, 1), crs={"properties": {"name": "EPSG:nothing"}}),
+            "no coordinate reference",
+        ),
+        (b"SQLite format 3\0" + bytes(600), "damaged"),
+    ],
+)
+def test_what_is_no_area_is_refused_by_name(data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
+        read_area(data, "folder/my area.json")
+    assert "folder/my area.json" in str(caught.value)
+
+
+def test_a_geopackage_of_two_layers_or_of_no_crs_is_refused(tmp_path: Path) -> None:
+    frame = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)])
+    frame.to_file(tmp_path / "x.gpkg", layer="a")
+    with pytest.raises(ValueError, match="says nothing of where on Earth"):
+        read_area((tmp_path / "x.gpkg").read_bytes(), "x.gpkg")
+    frame.to_file(tmp_path / "x.gpkg", layer="b")
+    with pytest.raises(ValueError, match="2 tables with geometries"):
+        read_area((tmp_path / "x.gpkg").read_bytes(), "x.gpkg")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_every_pixel_of_the_area_is_in_a_window_and_no_window_is_idle(data: st.DataObject) -> None:
+    width, height = data.draw(st.integers(50, 3000)), data.draw(st.integers(50, 3000))
+    corners = data.draw(
+        st.lists(st.tuples(st.floats(0, width), st.floats(0, height)), min_size=3, max_size=7)
+    )
+    shape = shapely.intersection(shapely.MultiPoint(corners).convex_hull, shapely.box(0, 0, width, height))
+    if shape.area < 1:
+        return
+    area = RasterArea(shape, width, height)
+    grid, numbers = area.windows(256, 32)
+    boxes = [
+        shapely.box(w.x, w.y, w.x + w.width, w.y + w.height) for w in (grid[n] for n in numbers.tolist())
+    ]
+    assert shapely.difference(shape, shapely.union_all(boxes)).area < 0.1
+    assert shapely.intersects(shape, np.array(boxes)).all()
+    assert len(numbers) <= len(grid)
+
+
+def test_windows_far_from_a_ragged_area_are_not_read() -> None:
+    shape = shapely.MultiPolygon([shapely.box(10, 10, 60, 60), shapely.box(9000, 9000, 9050, 9060)])
+    grid, numbers = RasterArea(shape, 10_000, 10_000).windows(512, 64)
+    assert len(grid) > 300
+    assert len(numbers) <= 5
+
+
+def test_instances_belong_to_one_of_two_neighbouring_areas() -> None:
+    masks = blobs(300, 1000, 1000, seed=2)
+    halves = [RasterArea(shapely.box(x, 0, x + 500.003, 1000), 1000, 1000) for x in (-0.003, 500)]
+    left, right = (half.keeps(masks) for half in halves)
+    assert (left ^ right).all()
+    centres = masks.x + masks.width / 2
+    assert left[centres < 450].all()
+    assert right[centres > 550].all()
+    nothing = rle_masks([np.zeros((3, 3), bool)], [(5, 5)])
+    assert not halves[0].keeps(nothing).any()
+
+
+def test_an_area_in_another_crs_bends_with_the_map() -> None:
+    # A parallel over ten degrees is far from straight in UTM.
+    area = Area(shapely.box(22, 58, 32, 58.0001), "OGC:CRS84")
+    middle = Georef("EPSG:32635", (1.0, 0.0, 499_900.0, 0.0, -1.0, 6_429_000.0))
+    found = area.on_raster(middle, 200, 2000)
+    assert found is not None
+    assert found.shape.area == pytest.approx(200 * 11.1, rel=0.05)
