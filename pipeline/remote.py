@@ -32,6 +32,8 @@ CLIENT: ClientConfig = {
 _PART = 16 << 20
 """Bytes of an upload's part; what is no larger goes up in one request."""
 _DELETE_BATCH = 1000
+_RENEWALS = 4
+"""How often in a row a request's credentials may be refused while there are others to try."""
 
 
 class RemoteBackend:
@@ -180,12 +182,13 @@ class S3Backend(RemoteBackend):
 
     def _explained(self, key: str, request: Callable[[], T], requests: int = 1) -> T:
         """As every request; one whose credentials are refused is made again with others, if there are any."""
-        used = self.access.found
-        try:
-            return super()._explained(key, request, requests)
-        except Refused:
-            if not self.access.renew(used):
-                raise
+        for _ in range(_RENEWALS):
+            used = self.access.found
+            try:
+                return super()._explained(key, request, requests)
+            except Refused:
+                if not self.access.renew(used):
+                    raise
         return super()._explained(key, request, requests)
 
 

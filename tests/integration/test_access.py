@@ -169,9 +169,9 @@ def test_a_job_outlives_keys_that_end_when_they_said_they_would(
 def test_a_job_outlives_keys_that_are_refused_before_their_time(
     s3_endpoint: str, inputs: str, weights: Path, profiles: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Each key says that it lives for a day, and is refused after ten requests."""
+    """Each key says that it lives for a day, and is refused after fifteen requests."""
     profiles(revoked=process(tmp_path, timedelta(days=1)))
-    with guarding(s3_endpoint, lambda asked: EXPIRED if guard.seen[asked.key] >= 10 else None) as guard:
+    with guarding(s3_endpoint, lambda asked: EXPIRED if guard.seen[asked.key] >= 15 else None) as guard:
         place = {"endpoint": guard.url, "profile": "revoked"}
         done = job(weights, {"uri": inputs, **place}, {"uri": inputs.replace("/in", "/out"), **place})
         assert sum(done.values()) == len(NAMES)
