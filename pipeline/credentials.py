@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -69,11 +70,12 @@ class S3Access:
             "expires_at": datetime.now(UTC) + _LIFE,
         }
 
-    def renew(self, refused: Any) -> bool:
+    def renew(self, refused: Any, changed: Callable[[], None]) -> bool:
         """Look once more where credentials come from: the service refuses `refused`, which was `found`.
 
         Keys end before their time when they are revoked, or when another program writes new ones into the
-        profile's file. Returns whether there are others now.
+        profile's file. Returns whether there are others now. `changed` is called before anybody is told
+        so: to let go of what still has the old ones (obstore keeps a key for a tenth of a second unasked).
         """
         with self._lock:
             if self.anonymous or self.found is not refused:
@@ -84,6 +86,7 @@ class S3Access:
                 if found is None or found.get_frozen_credentials() == refused.get_frozen_credentials():
                     return False
                 self._use(session, found)
+                changed()
             except Exception:  # as above; what the service said is the better error
                 return False
             return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -44,10 +44,14 @@ class RemoteBackend:
     ) -> None:
         self.root = root
         self.endpoint = endpoint
-        self._once = make({"max_retries": 0})
-        self._again = make(PATIENT.of_obstore())  # for what obstore makes of many requests
+        self._make = make
+        self._remake()
         self._pace = pace_of(endpoint, root, options.requests_per_second)
         self._answered = False
+
+    def _remake(self) -> None:
+        self._once = self._make({"max_retries": 0})
+        self._again = self._make(PATIENT.of_obstore())  # for what obstore makes of many requests
 
     def get(self, key: str, check: Check | None) -> tuple[bytes, ObjectInfo]:
         """Read an object in one request; `check` sees the head of the answer before its body is read."""
@@ -98,7 +102,7 @@ class RemoteBackend:
         """Remove objects. Absent ones are no error."""
         for key in keys:
             try:
-                self._call(key, partial(obstore.delete, self._once, key))
+                self._call(key, partial(self._delete, key))
             except NotFound:
                 continue
 
@@ -109,6 +113,9 @@ class RemoteBackend:
         # A stream that failed is at its end, so a page is asked for once, and obstore insists.
         while chunk := self._explained(prefix, lambda: next(stream, None)):
             yield from (_info(meta, meta["path"]) for meta in chunk if meta["path"].startswith(prefix))
+
+    def _delete(self, keys: str | Sequence[str]) -> None:
+        obstore.delete(self._once, keys)
 
     def _call(self, key: str, request: Callable[[], T], requests: int = 1) -> T:
         """Make a request, again while its trouble may pass; raises StoreError."""
@@ -146,6 +153,11 @@ class S3Backend(RemoteBackend):
         self._payer = {"RequestPayer": "requester"} if options.requester_pays else {}
         super().__init__(f"s3://{bucket}", self.access.endpoint, options, _s3(bucket, options, self.access))
 
+    def _remake(self) -> None:
+        found = self.access.found
+        super()._remake()
+        self._held = found  # last: who reads it then uses clients that have it
+
     def head(self, key: str) -> ObjectInfo:
         """Describe an object without reading it."""
         try:
@@ -159,7 +171,7 @@ class S3Backend(RemoteBackend):
         """Remove objects, a thousand a request. Absent ones are no error."""
         rest = iter(keys)
         while some := list(islice(rest, _DELETE_BATCH)):
-            self._call(some[0], partial(obstore.delete, self._once, some))
+            self._call(some[0], partial(self._delete, some))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose name begins with `prefix`, in byte order, whatever their names hold."""
@@ -183,11 +195,11 @@ class S3Backend(RemoteBackend):
     def _explained(self, key: str, request: Callable[[], T], requests: int = 1) -> T:
         """As every request; one whose credentials are refused is made again with others, if there are any."""
         for _ in range(_RENEWALS):
-            used = self.access.found
+            used = self._held
             try:
                 return super()._explained(key, request, requests)
             except Refused:
-                if not self.access.renew(used):
+                if not self.access.renew(used, self._remake):
                     raise
         return super()._explained(key, request, requests)
 

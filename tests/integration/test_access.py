@@ -12,12 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from rich.console import Console
 
 from jobs.check import load_text
 from jobs.segment import run_job
-from pipeline import tables
+from pipeline import credentials, tables
 from pipeline.storage import Denied, Store, StoreOptions, Unavailable
 from tests.guard import ANONYMOUS, Asked, Refusal, guarding
 from tests.tiny import encoded, picture
@@ -202,6 +203,25 @@ def test_keys_that_another_program_writes_anew_are_found(
         valid = "NEWEST"
         path.write_text(path.read_text().replace("NEWER", "NEWEST"))
         assert store.head(NAMES[0]).size == len(expected)
+
+
+def test_new_keys_are_used_at_once_where_looking_them_up_takes_no_time(
+    s3_endpoint: str, inputs: str, profiles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """obstore asks for no key within a tenth of a second; a fast machine finds new ones in it."""
+    path, valid = profiles(rotated=keys("OLD")), "OLD"
+    with guarding(
+        s3_endpoint, lambda asked: None if asked.key == valid else (403, "InvalidAccessKeyId")
+    ) as guard:
+        store = Store.open(inputs, StoreOptions(endpoint=guard.url, profile="rotated"))
+        store.get(NAMES[0])
+        made = credentials._client(boto3.Session(), "unused", "us-east-1", StoreOptions(endpoint=guard.url))
+        monkeypatch.setattr(credentials, "_client", lambda *_: made)
+        for new in ("FIRST", "SECOND", "THIRD"):
+            store.get(NAMES[0])
+            path.write_text(path.read_text().replace(valid, new))
+            valid = new
+            assert store.head(NAMES[0]).key == NAMES[0]
 
 
 def test_what_is_kept_from_us_gone_or_changed_since_the_plan_costs_its_own_row(
