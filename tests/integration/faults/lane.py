@@ -14,6 +14,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.integration.faults import drive
 
 NODE_CPUS = 2
@@ -56,8 +58,23 @@ class Lane:
         """Kill a node's processes all at once: the one of that id, if it is not the drivers' own."""
         if spare:
             self._add()
-        nodes = sorted(self._cluster.worker_nodes, key=lambda node: node.node_id != node_id)
-        self._cluster.remove_node(nodes[0], allow_graceful=False)
+        self._cluster.remove_node(self._node(node_id), allow_graceful=False)
+
+    def preempt(self, node_id: str | None, grace: float) -> list[int]:
+        """SIGTERM for a node, as a machine that is taken back gets it.
+
+        Returns the process ids of the node that are still there after `grace` seconds; then they are killed.
+        """
+        node = self._node(node_id)
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        processes = [raylet, *raylet.children(recursive=True)]
+        raylet.terminate()
+        _, left = psutil.wait_procs(processes, timeout=grace)
+        self._cluster.remove_node(node, allow_graceful=False)
+        return [process.pid for process in left if process.is_running()]
+
+    def _node(self, node_id: str | None) -> Any:
+        return min(self._cluster.worker_nodes, key=lambda node: node.node_id != node_id)
 
     def restore(self) -> None:
         """Bring the cluster back to two nodes."""

@@ -30,7 +30,7 @@ RUNS = 8
 SECONDS = 600.0
 """A job's time, all of its runs together; on an idle machine it needs 10 to 30."""
 GRACE = 30.0
-"""A driver's time from SIGTERM to its end: then a cluster kills it."""
+"""A driver's or a node's time from SIGTERM to its end: then a cluster kills it."""
 
 
 @dataclass
@@ -187,7 +187,10 @@ class _Show:
         if strike.name in self._handled:
             return
         self._handled.add(strike.name)
-        if strike.action == "tell":
+        if strike.action == "tell" and self._schedule.node == "SIGTERM":
+            if left := self._stage.lane.preempt(told["node"], GRACE):
+                self._fail(Outcome.HUNG, f"{len(left)} processes of a node outlive SIGTERM by {GRACE:g} s")
+        elif strike.action == "tell":
             self._stage.lane.remove(told["node"], spare=self._schedule.node == "spare")
         elif strike.action == "freeze":
             self._take_over(drivers, told["pid"])

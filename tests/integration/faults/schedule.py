@@ -44,8 +44,9 @@ class Schedule:
     workers: int = 1
     drivers: int = 1
     """Drivers started at the same time."""
-    node: Literal["spare", "no spare"] | None = None
-    """Remove a node when the strike `node` tells, with another in its place before or none."""
+    node: Literal["spare", "no spare", "SIGTERM"] | None = None
+    """Remove a node when the strike `node` tells: at once, with another in its place before or none; or by
+    SIGTERM, as a cloud takes a spot machine back."""
     disk: Literal["output", "temporary"] | None = None
     """What lies on a disk that is full in the first run."""
     disk_pages: int = 0
@@ -120,11 +121,11 @@ def _held(fault: Fault, rng: random.Random) -> float:
     return CLIENT_GIVES_UP if rng.random() < 0.5 else HANG_SECONDS
 
 
-def _node(spare: Literal["spare", "no spare"]) -> Kind_:
+def _node(how: Literal["spare", "no spare", "SIGTERM"]) -> Kind_:
     # Without a spare the pool no longer fits what is left: it has to go on with a part of its workers.
-    workers = 2 if spare == "spare" else 3
+    workers = 2 if how == "spare" else 3
     return lambda schedule, rng: replace(
-        schedule, node=spare, workers=workers, strikes=(_strike("node", "tell", rng),)
+        schedule, node=how, workers=workers, strikes=(_strike("node", "tell", rng),)
     )
 
 
@@ -149,6 +150,7 @@ KINDS: dict[str, Kind_] = {
     **{f"S3: {fault}": _service(fault) for fault in FAULTS},
     "node removed, a spare": _node("spare"),
     "node removed, no spare": _node("no spare"),
+    "SIGTERM to a node": _node("SIGTERM"),
     "disk full": _disk,
     "SIGTERM to the driver": lambda schedule, rng: replace(
         schedule, strikes=(_strike("stop", "stop driver", rng),)
