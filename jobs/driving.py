@@ -15,6 +15,7 @@ from jobs.progress import RunProgress
 from jobs.stopping import Stop, stop_on_signals
 from jobs.tally import Account, Tally
 from pipeline.engine import cluster, run, run_local
+from pipeline.ledger import Folding, Ledger
 from pipeline.results import ShardResult
 from pipeline.retry import Retry
 from pipeline.settings import SegmentSettings
@@ -54,7 +55,7 @@ class Drive:
         stop = watch.stop
         pool = cluster(self.settings, self.workers) if self.workers else nullcontext()
         # Ray takes SIGTERM over when it starts, so the signals are watched inside its cluster.
-        with pool, stop_on_signals(stop), watch.progress, watch.lookout:
+        with pool, stop_on_signals(stop), watch.progress, watch.lookout, watch.folding:
             self._engine(watch)
         stop.raise_if_set()
         images = self.tally.images - before
@@ -83,6 +84,7 @@ class _Watch:
         remedy = f"{drive.store.uri} keeps what is committed: {REPEAT}"
         self.stop = Stop(remedy, abrupt=not drive.workers)
         self.lookout = Lookout(drive.store, self.stop, progress.warn)
+        self.folding = Folding(Ledger(drive.store))
         self._drive = drive
         self._first, self._last = inf, 0.0
 
@@ -95,6 +97,7 @@ class _Watch:
         if result.error is not None:
             self.progress.warn(f"shard {result.shard} failed: {result.error}")
             return
+        self.folding.committed()
         tally = self._drive.tally
         tally.add(self._drive.count(result))
         self._first, self._last = min(self._first, result.first or inf), max(self._last, result.last or 0.0)

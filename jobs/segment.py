@@ -48,8 +48,9 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     clear_cancel(store)  # whoever asked for it meant the runs before this one
     ledger.repair()
     allowance = Allowance(spec.max_failed, sum(plan.images for plan in plans))
-    tally = Tally.of(ledger.records())
-    pending = ledger.pending(plans)
+    done = ledger.revisions()
+    tally = Tally.of(ledger.records(done))
+    pending = ledger.pending(plans, done)
     if not pending:
         accounts = _complete_already(ledger, plans, job, console)
     elif allowance.exceeded(tally):

@@ -18,6 +18,8 @@ class Fault(StrEnum):
     """A plan's manifest file is gone or is not the one that was planned."""
     RECORD = "record"
     """A commit record cannot be read, or is not that of its name."""
+    LEDGER = "ledger"
+    """A file of folded records that is torn, or that says of a record what the record does not."""
     STRANGER = "stranger"
     """A commit record of a shard that no plan has."""
     FINGERPRINT = "fingerprint"

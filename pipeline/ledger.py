@@ -32,11 +32,12 @@ from pipeline.commit import (
     public_key,
     started_key,
 )
+from pipeline.folding import FOLD, Folded, fold
 from pipeline.manifest import Plan
 from pipeline.schemas import TABLES
 from pipeline.settings import difference
 from pipeline.steps import Step, reached
-from pipeline.storage import NotFound, Store, StoreError
+from pipeline.storage import NotFound, ObjectInfo, Store, StoreError
 
 JOB_KEY = "job.json"
 WRITTEN: tuple[Step, ...] = ("first_written", "second_written")
@@ -65,6 +66,20 @@ class FingerprintMismatch(Exception):
             f"{uri} holds rows made with other settings, and one output holds one kind of rows:{listed}\n"
             "Name another output, or go back to the settings on the left."
         )
+
+
+class Revisions(dict[str, int]):
+    """Each committed shard's highest revision, as one listing told them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.infos: dict[str, ObjectInfo] = {}
+        """What the listing says of the record that rules a shard."""
+
+    def add(self, shard: str, revision: int, info: ObjectInfo) -> None:
+        """Take in a record that was listed."""
+        if revision >= self.get(shard, 0):
+            self[shard], self.infos[shard] = revision, info
 
 
 class Ledger:
@@ -103,35 +118,55 @@ class Ledger:
             )
         return job
 
-    def revisions(self) -> dict[str, int]:
+    def revisions(self) -> Revisions:
         """Each committed shard's highest revision: one listing, no record is read."""
-        highest: dict[str, int] = {}
+        found = Revisions()
         for info in self.store.list("commits/"):
             parsed = parse_commit_key(info.key)
             if parsed is not None:
-                shard, revision = parsed
-                highest[shard] = max(revision, highest.get(shard, 0))
-        return highest
+                found.add(*parsed, info)
+        return found
 
     def committed(self, plans: Iterable[Plan]) -> list[str]:
         """Committed shards of the plans, in plan order."""
         done = self.revisions()
         return [shard for plan in plans for shard in plan.shard_ids() if shard in done]
 
-    def pending(self, plans: Iterable[Plan]) -> list[str]:
-        """Shards of the plans without a commit, in plan order."""
-        done = self.revisions()
+    def pending(self, plans: Iterable[Plan], done: Mapping[str, int] | None = None) -> list[str]:
+        """Shards of the plans without a commit, in plan order; `done` saves listing the `revisions` again."""
+        done = self.revisions() if done is None else done
         return [shard for plan in plans for shard in plan.shard_ids() if shard not in done]
+
+    def fold(self) -> int:
+        """Fold records, a thousand a file, for whoever reads them all; returns how many."""
+        return fold(self.store, self.revisions().infos.values())
 
     def read(self, shard: str) -> Commit | None:
         """The record that rules a shard: its highest revision; None when it is not committed."""
         return self._ruling(shard, from_revision=0)
 
     def records(self, shards: Mapping[str, int] | None = None) -> Iterator[Commit]:
-        """The ruling records of all committed shards, or of some of `revisions`, in order of shard id."""
-        wanted = sorted((self.revisions() if shards is None else shards).items())
+        """The ruling records of all committed shards, or of some of `revisions`, in order of shard id.
+
+        Of many, when they are all that `revisions` gave, those that are folded cost no request each.
+        """
+        wanted = self.revisions() if shards is None else shards
+        folded, infos = self._folded(wanted)
+        unfolded = sorted((shard, wanted[shard]) for shard in wanted if shard not in infos)
         with ThreadPoolExecutor(READERS) as readers:
-            yield from readers.map(lambda item: self._record(*item), wanted)
+            fetched = readers.map(lambda item: self._record(*item), unfolded)
+            for shard in sorted(wanted):
+                if shard in infos:
+                    yield folded.commit(infos[shard]) or self._record(shard, wanted[shard])
+                else:
+                    yield next(fetched)
+
+    def _folded(self, wanted: Mapping[str, int]) -> tuple[Folded, dict[str, ObjectInfo]]:
+        """What is folded, and which of the wanted records are, by shard."""
+        if not isinstance(wanted, Revisions) or len(wanted) < FOLD:
+            return Folded(()), {}
+        folded = Folded.of(self.store)
+        return folded, {shard: info for shard, info in wanted.infos.items() if info in folded}
 
     def begin(self, shard: str, worker: str) -> str:
         """Note that an attempt at a shard starts; returns the attempt's id."""
@@ -295,6 +330,34 @@ class Ledger:
     def _sweep(self, shard: str, attempt: str) -> None:
         keys = [attempt_key(shard, attempt, table) for table in TABLES]
         self.store.delete([*keys, started_key(shard, attempt)])
+
+
+class Folding:
+    """Folds a job's records in a thread behind its run: at the start, and after each thousand shards.
+
+    A store's error ends one fold and nothing else: what is not folded is read where it lies.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._thread = ThreadPoolExecutor(1, "folding")
+        self._committed = 0
+
+    def __enter__(self) -> None:
+        self._thread.submit(self._fold)
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def committed(self) -> None:
+        """Hear of a shard that was committed."""
+        self._committed += 1
+        if self._committed % FOLD == 0:
+            self._thread.submit(self._fold)
+
+    def _fold(self) -> None:
+        with suppress(StoreError):
+            self._ledger.fold()
 
 
 def settled(commit: Commit, now: float | None = None) -> bool:

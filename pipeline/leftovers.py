@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from pipeline.commit import Commit, public_key
+from pipeline.folding import Folded
 from pipeline.ledger import Ledger, settled
 from pipeline.local import TEMPORARY
 from pipeline.manifest import load_plans
@@ -43,6 +44,7 @@ class Kind(StrEnum):
     SIGN = "signs of dead workers"
     UNFINISHED = "half-written files"
     SETTLING = "files of shards just retried"
+    FOLDED = "folded records that no longer hold"
     PUBLIC = "public files without a commit"
 
 
@@ -97,6 +99,7 @@ class _Search:
         attempts = _grouped(store.list("_attempts/"), _attempt_of)
         public = _grouped((info for table in TABLES for info in store.list(f"{table}/")), _public_of)
         plans = _grouped(store.list("_plans/"), _plan_of)
+        self._folded()
         self._attempts(attempts, Ledger(store), public, busy)
         taken = plan_folders(store) if plans else set()
         for name, objects in plans.items():
@@ -169,6 +172,14 @@ class _Search:
         second = ruling is not None and began < ruling.committed
         kind = Kind.DEAD if ruling is None else Kind.LOST
         self._sort(kind, f"{shard}/{attempt}", objects, gone=not busy and (second or self._aged(began)))
+
+    def _folded(self) -> None:
+        """Files of `ledger/` that save nobody a request; a record that was replaced never comes back."""
+        folded = Folded.of(self._store)
+        if folded.files:
+            infos = Ledger(self._store).revisions().infos.values()
+            for file in folded.useless(infos):
+                self._sort(Kind.FOLDED, file.info.key, [file.info], gone=True)
 
     def _half_written(self) -> None:
         """Files that a killed process was writing to a disk: not objects yet, so no listing shows them."""

@@ -14,19 +14,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.commit import TableFile, commit_key, parse_commit_key, public_key
 from pipeline.findings import Fault, Finding
+from pipeline.folding import Folded, FoldedFile
 from pipeline.ledger import JOB_KEY, Ledger, LedgerError
 from pipeline.leftovers import Leftovers, find
 from pipeline.manifest import Plan, PlanError, PlanFile, load_plan
 from pipeline.plan import PLANS, plan_key
 from pipeline.shardcheck import NotTheFile, fetch
 from pipeline.shardlook import ShardExaminer, ShardLook, redo
-from pipeline.storage import NotFound, Store
+from pipeline.storage import NotFound, ObjectInfo, Store
 
 CHECKERS = 4
 """Shards looked at at a time, both files of each."""
@@ -105,13 +107,17 @@ class _Verification:
         self._plans: dict[int, Plan] = {}
         self._unsure: set[int] = set()
         """Generations whose manifest is not what was planned: their shards cannot be held against it."""
+        self._records: dict[str, ObjectInfo] = {}
+        """What the listing says of each record."""
         self._names: dict[int, str] = {}
         self._indices: dict[str, int] = {}
 
     def run(self, on_shard: ShardHeard) -> Report:
+        folded = Folded.of(self._store)
         revisions = self._revisions()
         self._check_job(bool(revisions))
         with ThreadPoolExecutor(CHECKERS) as checkers:
+            self._check_ledger(folded, checkers)
             self._check_plans(checkers)
             known = self._belonging(revisions)
             examiner = ShardExaminer(self._store, self._job, self._plans, self._unsure)
@@ -146,9 +152,32 @@ class _Verification:
         """Each committed shard's revisions, rising."""
         found: dict[str, list[int]] = {}
         for info in self._store.list("commits/"):
+            self._records[info.key] = info
             if (parsed := parse_commit_key(info.key)) is not None:
                 found.setdefault(parsed[0], []).append(parsed[1])
         return {shard: sorted(revisions) for shard, revisions in sorted(found.items())}
+
+    def _check_ledger(self, folded: Folded, checkers: ThreadPoolExecutor) -> None:
+        """Hold folded records against those they are of; what was replaced since counts nowhere."""
+        derived = "delete it: it is derived from commits/, and the next run makes what it needs anew"
+        for file in folded.files:
+            if file.records is None:
+                self._note(Fault.LEDGER, file.info.key, "its bytes are not those its name tells", derived)
+                continue
+            infos = [self._records[key] for key, _ in file.current(self._records)]
+            wrong = [info.key for info in checkers.map(partial(self._misfolded, file), infos) if info]
+            if wrong:
+                what = f"it does not say what {wrong[0]} says" + _more(len(wrong) - 1)
+                self._note(Fault.LEDGER, file.info.key, what, derived)
+
+    def _misfolded(self, file: FoldedFile, info: ObjectInfo) -> ObjectInfo | None:
+        """The record, if the file holds another under its name; None when all is right, or it is gone."""
+        try:
+            data, now = self._store.get_with_info(info.key)
+        except NotFound:
+            return None
+        records = file.records or {}
+        return info if now.etag == info.etag and records[info.key, info.etag or ""] != data else None
 
     def _check_plans(self, checkers: ThreadPoolExecutor) -> None:
         for generation in self._generations():
@@ -244,6 +273,10 @@ class _Verification:
             return find(self._store)
         except (LedgerError, PlanError, NotFound):
             return None
+
+
+def _more(times: int) -> str:
+    return f" (and {times:,} more like it)" if times else ""
 
 
 def _shares(sample: int | None, shards: int) -> Iterator[int | None]:

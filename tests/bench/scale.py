@@ -1,7 +1,7 @@
 """Real runs at 1 and 2 workers, and a replay of the first on 1 to 512: finish time, worker hours, cost.
 
 The replay of one worker's shards on two is held against the real run on two; the ratio is predicted over
-measured. `make bench BENCH=scale`.
+measured. Then status and resume at 100,000 committed shards on the local disk. `make bench BENCH=scale`.
 """
 
 import json
@@ -17,6 +17,7 @@ import numpy as np
 from jobs.scenes.dataset import write_dataset
 from pipeline import tables
 from tests.bench import harness
+from tests.bench.committed import measure
 from tests.bench.simulation import Cluster, Measured, simulate
 
 SCENES = 480
@@ -68,7 +69,9 @@ def main() -> None:
         }
         print(workers, checks[workers], flush=True)
     forecast = forecasts(one)
-    harness.report("scale", float(checks[2]["ratio"]), {"checks": checks, "forecast": forecast})
+    harness.report(
+        "scale", float(checks[2]["ratio"]), {"checks": checks, "forecast": forecast, "committed": measure()}
+    )
 
 
 def forecasts(one: Measured) -> dict[str, dict[str, float]]:
