@@ -20,7 +20,8 @@ from pipeline.inputs import Inputs
 from pipeline.records import ImageRef, InputRejected, Status, describe
 from pipeline.rows import Outcome
 from pipeline.storage import StoreError
-from pipeline.tiled.reading import WindowPixels, WindowReader
+from pipeline.tiled.pixels import WindowPixels
+from pipeline.tiled.reading import WindowReader
 
 FETCHERS = 16
 """Requests in flight of one worker."""

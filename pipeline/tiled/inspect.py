@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 
 from pipeline import jpeg
+from pipeline.children import ChildError, DeadlyImage
 from pipeline.geo.bands import choose_colours
 from pipeline.geo.ranges import Pages, Ranged
 from pipeline.geo.reader import Raster
@@ -24,23 +24,48 @@ _TURNED = 5
 """EXIF orientations from here on swap width and height."""
 
 
+Look = Callable[[Ranged, Tiling], FrozenRaster]
+
+
+def look_at(raster: Raster, tiling: Tiling) -> FrozenRaster:
+    """How a raster is to be read. Raises ValueError, InputRejected and StoreError as what it asks."""
+    view = choose_view(raster, tiling.resolution)
+    colours = choose_colours(raster, tiling.bands, tiling.percentiles, tiling.stretch)
+    georef, stretch = view_georef(raster, view), colours.stretch
+    return FrozenRaster(
+        width=view.width,
+        height=view.height,
+        level=view.level,
+        level_width=view.level_width,
+        level_height=view.level_height,
+        bands=colours.bands,
+        low=None if stretch is None else stretch.low,
+        high=None if stretch is None else stretch.high,
+        crs=None if georef is None else georef.crs,
+        transform=None if georef is None else georef.transform,
+    )
+
+
 class Inspector:
     """Inspects the inputs of a job through their sources' options. Safe in threads."""
 
-    def __init__(self, sources: Sequence[InputSource], tiling: Tiling) -> None:
-        self._inputs, self._tiling = Inputs(sources), tiling
+    def __init__(self, sources: Sequence[InputSource], tiling: Tiling, look: Look) -> None:
+        """`look` is what looks at a raster: `RasterChildren.inspect`, for those that may end a process."""
+        self._inputs, self._tiling, self._look = Inputs(sources), tiling, look
 
     def inspect(self, ref: ImageRef) -> FrozenRaster:
         """How the raster is to be read; one that cannot be has a status and no windows.
 
-        Raises Unavailable when its store serves nobody.
+        Raises Unavailable when its store serves nobody, ChildError when there is no process to look in.
         """
         try:
             if ref.problem is not None:
                 raise InputRejected(Status.UNSUPPORTED, ref.problem)
             return self._inspect(ref)
-        except Unavailable:
+        except (Unavailable, ChildError):
             raise
+        except DeadlyImage as death:
+            return FrozenRaster.refused(InputRejected(Status.FAILED, str(death)))
         except InputRejected as error:
             return FrozenRaster.refused(error)
         except (NotFound, Denied) as error:
@@ -58,27 +83,8 @@ class Inspector:
         if not len(data):
             raise InputRejected(Status.CORRUPT, "the file is empty")
         if sniff(data[:256]) == "TIFF":
-            with closing(Raster(data)) as raster:
-                return self._raster(raster)
+            return self._look(data, self._tiling)
         return self._photograph(data)
-
-    def _raster(self, raster: Raster) -> FrozenRaster:
-        tiling = self._tiling
-        view = choose_view(raster, tiling.resolution)
-        colours = choose_colours(raster, tiling.bands, tiling.percentiles, tiling.stretch)
-        georef, stretch = view_georef(raster, view), colours.stretch
-        return FrozenRaster(
-            width=view.width,
-            height=view.height,
-            level=view.level,
-            level_width=view.level_width,
-            level_height=view.level_height,
-            bands=colours.bands,
-            low=None if stretch is None else stretch.low,
-            high=None if stretch is None else stretch.high,
-            crs=None if georef is None else georef.crs,
-            transform=None if georef is None else georef.transform,
-        )
 
     def _photograph(self, data: Ranged) -> FrozenRaster:
         if self._tiling.resolution is not None:

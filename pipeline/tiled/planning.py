@@ -7,13 +7,14 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.decode import DecodeLimits
 from pipeline.entries import BATCH_ROWS, WINDOW, Tally, entry_schema, image_refs
 from pipeline.geo.georef import crs_name
 from pipeline.geo.windows import Grid, windows
@@ -26,13 +27,14 @@ from pipeline.shardfiles import ShardFiles
 from pipeline.sources import InputError, InputSource
 from pipeline.storage import Store
 from pipeline.tiled.areas import areas_bytes, on_raster, read_areas
+from pipeline.tiled.children import RasterChildren
 from pipeline.tiled.frozen import FrozenRaster
 from pipeline.tiled.groups import groups
 from pipeline.tiled.inspect import Inspector
 from pipeline.tiled.settings import Tiling
 
-INSPECTORS = 16
-"""Headers read at a time."""
+INSPECTORS = 4
+"""Headers read at a time, each in a process of its own: a raster that ends it costs the raster."""
 SEVERAL = "OGC:CRS84"
 """CRS of a job whose rasters lie in several and that asks for none."""
 MAX_SHARD_ROWS = 1 << 20
@@ -145,8 +147,9 @@ class _Freezing:
             yield [kept[member] for member in members]
 
     def _cuts(self) -> Iterator[Cut]:
-        inspector = Inspector(self._sources, self._tiling)
-        with ThreadPoolExecutor(INSPECTORS, "inspect") as inspectors:
+        children = RasterChildren(DecodeLimits())
+        inspector = Inspector(self._sources, self._tiling, children.inspect)
+        with closing(children), ThreadPoolExecutor(INSPECTORS, "inspect") as inspectors:
             for batch in self._rows.batches(self._tally):
                 refs = image_refs(pa.Table.from_batches([batch]))
                 for at, raster in enumerate(inspectors.map(inspector.inspect, refs)):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.decode import DecodeLimits
-from pipeline.geo.bands import to_rgb
+from pipeline.geo.ranges import Pages, Ranged
 from pipeline.geo.reader import Rasters
 from pipeline.geo.windows import inside
 from pipeline.inputs import Inputs
@@ -20,19 +18,15 @@ from pipeline.pixels import Rgb
 from pipeline.records import ImageRef, InputRejected, Status, Window
 from pipeline.sources import InputSource
 from pipeline.tiled.frozen import FrozenRaster, read_frozen
+from pipeline.tiled.pixels import WindowPixels, window_pixels
 
 PHOTOGRAPHS = 2
 """Decoded photographs kept for their next windows: a shard goes through them one after another."""
+_PAGES = 32 << 20
 Decode = Callable[[bytes], Rgb]
 
 
-@dataclass(frozen=True)
-class WindowPixels:
-    """One window, padded where the raster is smaller."""
-
-    rgb: Rgb
-    valid: NDArray[np.bool_] | None
-    """(height, width) false for nodata and beyond the raster; None where all is data."""
+Elsewhere = Callable[[Ranged, FrozenRaster, Window], WindowPixels]
 
 
 class WindowReader:
@@ -48,8 +42,11 @@ class WindowReader:
         """Let go of open rasters."""
         self._rasters.close()
 
-    def read(self, ref: ImageRef, limits: DecodeLimits, decode: Decode) -> WindowPixels:
-        """A window as planned; `decode` is what decodes a photograph.
+    def read(
+        self, ref: ImageRef, limits: DecodeLimits, decode: Decode, elsewhere: Elsewhere | None = None
+    ) -> WindowPixels:
+        """A window as planned; `decode` is what decodes a photograph, `elsewhere` what reads a raster, if
+        this process is not to.
 
         Raises InputRejected for this window alone: `nodata` where nothing in it is data, `missing` when the
         raster is gone, forbidden or changed, or whatever reading says. Raises Unavailable when its store
@@ -61,7 +58,7 @@ class WindowReader:
         try:
             if raster.photograph:
                 return self._of_photograph(ref, ref.window, raster, limits, decode)
-            return self._of_raster(ref, ref.window, raster)
+            return self._of_raster(ref, ref.window, raster, elsewhere)
         except Unavailable:
             raise
         except (NotFound, Denied) as error:
@@ -69,15 +66,14 @@ class WindowReader:
         except StoreError as error:
             raise InputRejected(Status.FAILED, str(error)) from None
 
-    def _of_raster(self, ref: ImageRef, window: Window, frozen: FrozenRaster) -> WindowPixels:
+    def _of_raster(
+        self, ref: ImageRef, window: Window, frozen: FrozenRaster, elsewhere: Elsewhere | None
+    ) -> WindowPixels:
         store, key = self._inputs.find(ref)
-        raster = self._rasters.get(store, key, ref.etag)
-        colours = frozen.colours
-        pixels = raster.read(colours.bands, window, frozen.view)
-        if not pixels.valid.any():
-            raise _nodata()
-        rgb = to_rgb(pixels, colours, raster.palette(colours.bands[0]))
-        return WindowPixels(rgb, None if pixels.valid.all() else pixels.valid)
+        if elsewhere is not None:
+            data = Ranged(store, key, self._inputs.size(ref), Pages(_PAGES))
+            return elsewhere(data, frozen, window)
+        return window_pixels(self._rasters.get(store, key, ref.etag), frozen, window)
 
     def _of_photograph(
         self, ref: ImageRef, window: Window, frozen: FrozenRaster, limits: DecodeLimits, decode: Decode
@@ -124,7 +120,3 @@ class _Photograph:
                     self._refused = error
                     raise
             return self._rgb
-
-
-def _nodata() -> InputRejected:
-    return InputRejected(Status.NODATA, "nothing but nodata")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,14 @@ class Tiling:
     """Give what several overlapping rasters show one row."""
     crs: str | None = None
     """CRS of the geometries; None for that of the rasters."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Tiling:
+        """From `dataclasses.asdict`, which JSON may have turned tuples of into lists."""
+        made: dict[str, Any] = {}
+        for name, value in values.items():
+            made[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**made)
 
     def row_settings(self) -> dict[str, object]:
         """Everything here that changes rows, as plain JSON values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
+from pipeline.decode import DecodeLimits
+from pipeline.geo.ranges import Pages, Ranged
 from pipeline.manifest import InputError, InputSource, Plan, load_plans, read_shard
-from pipeline.records import ImageRef, Status
-from pipeline.storage import Store
+from pipeline.records import ImageRef, Status, Window
+from pipeline.storage import Store, StoreError
+from pipeline.tiled.children import RasterChildren
 from pipeline.tiled.frozen import FrozenRaster, read_frozen
 from pipeline.tiled.groups import groups
+from pipeline.tiled.inspect import look_at
+from pipeline.tiled.pixels import window_pixels
 from pipeline.tiled.planning import freeze_tiled, open_windows
 from pipeline.tiled.settings import Tiling
-from tests.rasters import NORTH_UP, UTM, terrain, write_raster
+from tests.rasters import NORTH_UP, UTM, opened, terrain, write_raster
 from tests.tiny import encoded, picture
 
+BLOCKS = {"blockxsize": 32, "blockysize": 32}
 TILING = Tiling(size=64, overlap=16)
 
 
@@ -185,3 +192,26 @@ def frozen_at(x: float, y: float, side: int = 100) -> FrozenRaster:
 def test_rasters_are_grouped_by_chains_of_overlaps_and_not_by_touching() -> None:
     chain = [frozen_at(0, 0), frozen_at(500, 0), frozen_at(90, 0), frozen_at(180, 0), frozen_at(600, 0)]
     assert groups(chain, UTM) == [[0, 2, 3], [1], [4]]
+
+
+def test_what_children_read_is_what_this_process_reads(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", terrain(3, 90, 120, "uint16"), nodata=0, tiled=True, **BLOCKS)
+    store, limits = Store.open(str(tmp_path)), DecodeLimits()
+    data = Ranged(store, path.name, path.stat().st_size, Pages(1 << 20))
+    with closing(RasterChildren(limits)) as children:
+        frozen = children.inspect(data, TILING)
+        assert frozen == look_at(opened(path), TILING)
+        window = Window(60, 40, 64, 64)  # reaches beyond the raster
+        here, there = window_pixels(opened(path), frozen, window), children.window(data, frozen, window)
+        assert (here.rgb == there.rgb).all()
+        assert here.valid is not None
+        assert there.valid is not None
+        assert (here.valid == there.valid).all()
+
+
+def test_a_raster_that_its_store_does_not_give_is_no_death(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", terrain(3, 90, 120), tiled=True, **BLOCKS)
+    data = Ranged(Store.open(str(tmp_path)), path.name, path.stat().st_size, Pages(1 << 20))
+    path.unlink()
+    with closing(RasterChildren(DecodeLimits())) as children, pytest.raises(StoreError):
+        children.inspect(data, TILING)
