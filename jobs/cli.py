@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import weights_cli
-from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain, one_line
+from jobs import submit_cli, weights_cli
+from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
 from jobs.options import Anonymous, Endpoint, Profile, Region
 from jobs.upkeep_cli import cancel, retry, vacuum, verify
@@ -49,6 +49,8 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_cli.app, name="weights")
+app.add_typer(submit_cli.app, name="jobs")
+app.command()(submit_cli.submit)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -59,6 +61,10 @@ Overrides = Annotated[
         help="Change one setting of the spec, for example [cyan]--set workers.count=4[/]; may be repeated.",
         show_default=False,
     ),
+]
+RequireVersion = Annotated[
+    str | None,
+    typer.Option(help="Refuse to run with another version of condinst.", show_default=False),
 ]
 
 
@@ -101,6 +107,16 @@ def _load(spec: Path, overrides: list[str]) -> SegmentSpec:
     return load(spec, overrides)
 
 
+def _require(wanted: str | None) -> None:
+    """Refuse a job that another version of the project submitted."""
+    here = version("condinst")
+    if wanted not in (None, here):
+        raise Refused(
+            f"the job was submitted by condinst {wanted}, and here is {here}: install one version in "
+            "both places"
+        )
+
+
 @app.command()
 def predict(
     images: Annotated[
@@ -133,6 +149,7 @@ def run(
     local: Annotated[
         bool, typer.Option("--local", help="In this process, without Ray: for debugging.")
     ] = False,
+    require_version: RequireVersion = None,
 ) -> None:
     """Run a job, or continue it; what is committed is not done again.
 
@@ -142,6 +159,7 @@ def run(
 
     [cyan]condinst run job.yaml --set workers.count=8 --set output.uri=s3://masks/test[/]
     """
+    _require(require_version)
     checked = _load(spec, overrides)
     from jobs.segment import run_job
 
@@ -149,7 +167,11 @@ def run(
 
 
 @app.command()
-def train(spec: SpecFile, overrides: Overrides = []) -> None:  # noqa: B006
+def train(
+    spec: SpecFile,
+    overrides: Overrides = [],  # noqa: B006
+    require_version: RequireVersion = None,
+) -> None:
     """Train a model on labelled images, and measure it as it grows.
 
     Examples:
@@ -158,6 +180,7 @@ def train(spec: SpecFile, overrides: Overrides = []) -> None:  # noqa: B006
 
     [cyan]condinst train job.yaml --set training.steps=200 --set output.uri=work/quick[/]
     """
+    _require(require_version)
     from jobs.check import load
     from jobs.train_spec import TrainSpec
 

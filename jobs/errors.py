@@ -27,7 +27,7 @@ EXIT_CODES: dict[ExitCode, str] = {
     ExitCode.DONE: "every input is accounted for, whatever its status",
     ExitCode.BUG: "something unexpected: a bug, with a traceback worth reporting",
     ExitCode.BAD_SPEC: "a bad spec or bad arguments; nothing was started",
-    ExitCode.STORE: "a store that cannot be reached, or denies access",
+    ExitCode.STORE: "a store or a cluster that cannot be reached, or denies access",
     ExitCode.INCOMPLETE: "the run ended with shards missing; run it again to do the rest",
     ExitCode.REFUSED: "refused: the output belongs to other settings, or the cluster is too small",
     ExitCode.DAMAGED: "the output contradicts itself; `condinst verify` says where, and what to do",
