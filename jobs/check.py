@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from jobs.conventions import JobSpec
 from jobs.errors import Problem, SpecError
 from jobs.overrides import override
-from jobs.spec import Section, SegmentSpec
+from jobs.spec import SegmentSpec
 from jobs.yaml_source import Document, Path, describe, dotted, parse
 
 Schema = Mapping[str, Any]
-AnySpec = TypeVar("AnySpec", bound=Section)
+AnySpec = TypeVar("AnySpec", bound=JobSpec)
 
 
 def load(path: FilePath, overrides: Sequence[str] = (), kind: type[AnySpec] = SegmentSpec) -> AnySpec:  # type: ignore[assignment]
@@ -45,11 +46,15 @@ def load_text(
     for argument in overrides:
         override(document, argument)
     try:
-        return kind.model_validate(document.value)
+        spec = kind.model_validate(document.value)
     except ValidationError as error:
         schema = kind.model_json_schema()
         problems = [_problem(details, document, schema) for details in error.errors(include_url=False)]
         raise SpecError(sorted(set(problems), key=_reading_order)) from None
+    conflicts = [Problem(str(document.place(p)), dotted(p), told) for p, told in spec.conflicts()]
+    if conflicts:
+        raise SpecError(sorted(conflicts, key=_reading_order))
+    return spec
 
 
 def expected(schema: Schema, top: Schema) -> str:
