@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import submit_cli, weights_cli
+from jobs import schedule_cli, submit_cli, weights_cli
 from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
 from jobs.options import Anonymous, Endpoint, Profile, Region
@@ -50,6 +50,7 @@ app = typer.Typer(
 
 app.add_typer(weights_cli.app, name="weights")
 app.add_typer(submit_cli.app, name="jobs")
+app.add_typer(schedule_cli.app, name="schedule")
 app.command()(submit_cli.submit)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)]

@@ -57,9 +57,10 @@ class Submission:
         """sha256 (hex) of everything that the spec says."""
         return hashlib.sha256(json.dumps(yaml.safe_load(self.text), sort_keys=True).encode()).hexdigest()
 
-    def id(self, moment: str = "") -> str:
-        """The submission id: name, fingerprint, and for a scheduled run its moment."""
-        return "-".join(filter(None, (self.name, self.fingerprint[:12], moment)))
+    @property
+    def id(self) -> str:
+        """The submission id of its first attempt."""
+        return f"{self.name}-{self.fingerprint[:12]}"
 
     @property
     def entrypoint(self) -> str:
@@ -94,17 +95,17 @@ class Submitted:
 
 def load_any(path: Path, overrides: Sequence[str] = ()) -> SegmentSpec | TrainSpec:
     """Read and check a spec of whatever kind it says it is. Raises SpecError."""
-    if _kind(path) == "train":
+    if kind_of(path) == "train":
         return load(path, overrides, TrainSpec)
     return load(path, overrides, SegmentSpec)
 
 
-def submit(server: JobServer, submission: Submission, *, moment: str = "", again: bool = False) -> Submitted:
+def submit(server: JobServer, submission: Submission, *, again: bool = False) -> Submitted:
     """Start a job unless it is at work or done; `again` also starts what is done.
 
     Raises ClusterError when the cluster cannot be asked; submit again then: it starts nothing twice.
     """
-    base = submission.id(moment)
+    base = submission.id
     for _ in range(ATTEMPTS):
         last = last_attempt(base, [str(job.submission_id) for job in server.all()])
         if last:
@@ -112,7 +113,7 @@ def submit(server: JobServer, submission: Submission, *, moment: str = "", again
             if (state := _state(server, standing)) == "running" or (state == "done" and not again):
                 return Submitted(standing, state)
         fresh = attempt_id(base, last + 1)
-        if _start(server, submission, fresh):
+        if start(server, submission, fresh):
             return Submitted(fresh, "started")
     raise JobError(f"{base}: {ATTEMPTS} other submitters took the next id first; submit again")
 
@@ -126,7 +127,8 @@ def _state(server: JobServer, submission_id: str) -> Literal["running", "done", 
     return "done" if found.status.value == "SUCCEEDED" else "failed"
 
 
-def _start(server: JobServer, submission: Submission, submission_id: str) -> bool:
+def start(server: JobServer, submission: Submission, submission_id: str) -> bool:
+    """Start a submission under an id; False when a job has it already. Raises ClusterError."""
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
         (Path(folder) / SPEC_NAME).write_text(submission.text)
         runtime_env: dict[str, object] = {
@@ -136,12 +138,14 @@ def _start(server: JobServer, submission: Submission, submission_id: str) -> boo
         return server.submit(submission_id, submission.entrypoint, runtime_env, submission.metadata)
 
 
-def _kind(path: Path) -> object:
+def kind_of(path: Path) -> str | None:
+    """What a spec file says that it is; None where it says nothing that can be read."""
     try:
         document = yaml.safe_load(path.read_bytes())
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None  # `load` tells what is wrong, with its place
-    return document.get("kind") if isinstance(document, Mapping) else None
+    kind = document.get("kind") if isinstance(document, Mapping) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _placed(value: Any, key: str = "") -> Any:

@@ -105,7 +105,7 @@ def _named(server: JobServer, job: str) -> str:
     """The id that is meant: a spec file means the last attempt of its submission."""
     if not is_spec(job):
         return job
-    base = Submission.of(load_any(Path(job))).id()
+    base = Submission.of(load_any(Path(job))).id
     last = last_attempt(base, [str(known.submission_id) for known in server.all()])
     if not last:
         raise NoSuchJob(f"{server.address} knows no submission of {job} as it is now ({base})")
