@@ -3,7 +3,7 @@
 The rules: of the moments that were missed while nobody served, the last is made up for unless it is older
 than `catch_up`, the others are noted as missed. A run whose time comes while the one before is at work is
 left out (`overlap: skip`) or begun when that one has ended (`queue`; of several that wait, only the last).
-After a bad end it is begun again as often as `retries` says, and at least three times when it died without an end.
+After a bad end it is begun again as often as `retries` says, at least three times when it died without one.
 """
 
 from __future__ import annotations
