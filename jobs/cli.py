@@ -14,6 +14,7 @@ from jobs import schedule_cli, submit_cli, weights_cli
 from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
 from jobs.options import Anonymous, Endpoint, Profile, Region
+from jobs.render_cli import render
 from jobs.upkeep_cli import cancel, retry, vacuum, verify
 
 if TYPE_CHECKING:
@@ -259,6 +260,7 @@ app.command()(retry)
 app.command()(verify)
 app.command()(vacuum)
 app.command()(evaluate)
+app.command()(render)
 
 
 @app.command()

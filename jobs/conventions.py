@@ -50,10 +50,15 @@ def _environment_name(name: str) -> str:
     return name
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of that name holds a secret, as names go."""
+    return bool(_SECRET.search(name)) and not name.endswith(("_FILE", "_PATH"))
+
+
 def _plain_environment(env: Mapping[str, str]) -> Mapping[str, str]:
     for name in env:
         _environment_name(name)
-        if _SECRET.search(name) and not name.endswith(("_FILE", "_PATH")):
+        if is_secret_name(name):
             raise ValueError(f"{name} names a secret: put the name alone under secrets, never a value")
         if name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
             raise ValueError(f"{name} is for whoever runs the cluster to set")
@@ -278,8 +283,8 @@ class JobSpec(Section):
     name: str
     extends: str | None = Field(
         default=None,
-        description="A YAML file, from this one's folder, whose keys hold where this one says nothing. Mappings "
-        "are laid over each other, lists and values replaced. It may extend another.",
+        description="A YAML file, from this one's folder, whose keys hold where this one says nothing. "
+        "Mappings are laid over each other, lists and values replaced. It may extend another.",
     )
     timeout: Time | None = Field(
         default=None,

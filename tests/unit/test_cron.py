@@ -86,7 +86,6 @@ def test_sunday_is_nought() -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         cron = parse_cron(text)
-    except ValueError as error:
-        assert str(error)
-    else:
-        assert parse_cron(cron.text) == cron
+    except ValueError:
+        return
+    assert parse_cron(cron.text) == cron
