@@ -50,9 +50,18 @@ class JobServer:
         _check_ray(self.address, _running_ray(self.client) or self.ray_version)
 
     def submit(
-        self, submission_id: str, entrypoint: str, runtime_env: dict[str, object], metadata: dict[str, str]
+        self,
+        submission_id: str,
+        entrypoint: str,
+        runtime_env: dict[str, object],
+        metadata: dict[str, str],
+        driver: tuple[int, float] | None = None,
     ) -> bool:
-        """Start a job under an id; False when another job has it: ids are given once. Raises ClusterError."""
+        """Start a job under an id; False when another job has it: ids are given once.
+
+        `driver` is what its own process needs, CPUs and GPUs; None lets it start on the head. Raises
+        ClusterError.
+        """
         with self.telling():
             try:
                 self.client.submit_job(
@@ -60,6 +69,8 @@ class JobServer:
                     submission_id=submission_id,
                     runtime_env=runtime_env,
                     metadata=metadata,
+                    entrypoint_num_cpus=driver[0] if driver else None,
+                    entrypoint_num_gpus=driver[1] if driver else None,
                 )
             except RuntimeError as error:
                 if "already exists" in str(error):

@@ -10,9 +10,10 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from jobs.errors import ExitCode
+from jobs.check import load_job
+from jobs.errors import ExitCode, SpecError
 from jobs.schedule_state import Run, ScheduleState
-from jobs.submit import COMMANDS, kind_of
+from jobs.submit import COMMANDS
 
 
 def main() -> None:
@@ -24,19 +25,21 @@ def main() -> None:
     run, schedule = Run(name, datetime.fromisoformat(fire), "running", int(attempt)), state.schedule(name)
     if schedule is None:
         sys.exit(ExitCode.BUG)
-    state.started(run, os.readlink("/proc/self/fd/1") if os.path.exists("/proc/self/fd/1") else "")
-    code = _run(COMMANDS.get(kind_of(Path(schedule.path)) or "", "run"), schedule.path)
+    code = _run(schedule.path)
     state.report(run, code)
     sys.exit(code)
 
 
-def _run(command: str, spec: str) -> int:
-    """Exit code of `condinst COMMAND SPEC`, run in this process."""
+def _run(spec: str) -> int:
+    """Exit code of `condinst run SPEC`, or `train`, run in this process."""
     from jobs.cli import main as condinst
 
-    sys.argv = ["condinst", command, spec]
     try:
+        sys.argv = ["condinst", COMMANDS[load_job(Path(spec)).kind], spec]
         condinst()
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return ExitCode.BAD_SPEC
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception:

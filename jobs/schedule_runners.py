@@ -7,18 +7,17 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from jobs.check import load_job
 from jobs.cluster_jobs import ClusterError, JobServer, attempt_id
 from jobs.errors import ExitCode
+from jobs.filling import DATE_VARIABLE, Surroundings
 from jobs.schedule import Entry, Outcome
 from jobs.schedule_state import Run, ScheduleState, moment_text
-from jobs.submit import Submission, load_any, start
-
-DATE_VARIABLE = "CONDINST_DATE"
-"""The day that a run is for, in its schedule's time zone."""
+from jobs.submit import Submission, start
 
 
 class LocalRunner:
@@ -72,7 +71,7 @@ class LocalRunner:
                     stderr=subprocess.STDOUT,
                     pass_fds=[held],
                     start_new_session=True,
-                    env={**os.environ, DATE_VARIABLE: day_of(entry, run.fire)},
+                    env={**os.environ, DATE_VARIABLE: day_of(entry, run.fire).isoformat()},
                 )
             )
 
@@ -102,7 +101,7 @@ class ClusterRunner:
         """See `Runner.start`. The id holds no fingerprint: an edit of the spec starts no second."""
         base = f"{entry.name}-{moment_text(run.fire)}-{self._identity}"
         submission_id = attempt_id(base, run.attempt)
-        submission = Submission.of(load_any(entry.path))
+        submission = Submission.of(load_job(entry.path, around=Surroundings(day=day_of(entry, run.fire))))
         start(self._server, submission, submission_id)
         return submission_id
 
@@ -122,6 +121,6 @@ class ClusterRunner:
         return Outcome(job.driver_exit_code or None)
 
 
-def day_of(entry: Entry, fire: datetime) -> str:
+def day_of(entry: Entry, fire: datetime) -> date:
     """The date that a run is for: its moment's, by the schedule's clock."""
-    return fire.astimezone(ZoneInfo(entry.timezone)).date().isoformat()
+    return fire.astimezone(ZoneInfo(entry.timezone)).date()

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.check import load_job
 from jobs.cron import parse_cron
 from jobs.cron_times import next_fire
 from jobs.errors import JobError, Problem, Refused, SpecError, one_line
@@ -29,7 +30,6 @@ from jobs.progress import duration
 from jobs.schedule import Entry, Runner, Scheduler
 from jobs.schedule_runners import ClusterRunner, LocalRunner
 from jobs.schedule_state import Run, Schedule, ScheduleState
-from jobs.submit import load_any
 
 Serve = Callable[[Sequence[Entry], datetime], None]
 LOOK_SECONDS = 5.0
@@ -165,7 +165,7 @@ def _alone(state_file: Path) -> Iterator[None]:
 
 
 def _entry(path: Path) -> Entry:
-    spec = load_any(path)
+    spec = load_job(path)
     if spec.schedule is None:
         raise JobError(f'{path} has no schedule; add `schedule: {{cron: "30 2 * * *"}}`')
     when = spec.schedule

@@ -10,20 +10,18 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from jobs.check import load
 from jobs.cluster_jobs import JobServer, attempt_id, last_attempt
+from jobs.conventions import JobSpec
 from jobs.errors import JobError
-from jobs.spec import SegmentSpec
 from jobs.stopping import GRACE_SECONDS
-from jobs.train_spec import TrainSpec
 
 COMMANDS = {"segment": "run", "train": "train"}
 """What a cluster runs for each kind of spec."""
@@ -43,14 +41,21 @@ class Submission:
     kind: str
     output: str
     text: str
-    """The spec as YAML."""
+    """The spec as YAML, whole: nothing is left to extend or to fill in."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    driver: tuple[int, float] | None = None
+    """CPUs and GPUs of the job's own process, where that does the work; None where workers do."""
 
     @classmethod
-    def of(cls, spec: SegmentSpec | TrainSpec) -> Submission:
+    def of(cls, spec: JobSpec) -> Submission:
         """What is submitted for a checked spec."""
-        document = _placed(spec.model_dump(mode="json", exclude_defaults=True))
+        document = _placed(spec.model_dump(mode="json", exclude_defaults=True, exclude={"extends"}))
         text = yaml.safe_dump(document, sort_keys=True, allow_unicode=True)
-        return cls(spec.name, spec.kind, str(document["output"]["uri"]), text)
+        # Training is one process: Ray puts it where it has its cores and GPUs.
+        own = getattr(spec, "resources", None)
+        driver = None if own is None else (own.cpus, max(own.gpus, getattr(spec, "device", "") == "cuda"))
+        output = str(document["output"]["uri"])
+        return cls(spec.name, spec.kind, output, text, dict(spec.env), driver)
 
     @property
     def fingerprint(self) -> str:
@@ -93,13 +98,6 @@ class Submitted:
     """Started now, at work already, or done before: then nothing was started."""
 
 
-def load_any(path: Path, overrides: Sequence[str] = ()) -> SegmentSpec | TrainSpec:
-    """Read and check a spec of whatever kind it says it is. Raises SpecError."""
-    if kind_of(path) == "train":
-        return load(path, overrides, TrainSpec)
-    return load(path, overrides, SegmentSpec)
-
-
 def submit(server: JobServer, submission: Submission, *, again: bool = False) -> Submitted:
     """Start a job unless it is at work or done; `again` also starts what is done.
 
@@ -133,19 +131,10 @@ def start(server: JobServer, submission: Submission, submission_id: str) -> bool
         (Path(folder) / SPEC_NAME).write_text(submission.text)
         runtime_env: dict[str, object] = {
             "working_dir": folder,
-            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+            "env_vars": {**submission.env, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
         }
-        return server.submit(submission_id, submission.entrypoint, runtime_env, submission.metadata)
-
-
-def kind_of(path: Path) -> str | None:
-    """What a spec file says that it is; None where it says nothing that can be read."""
-    try:
-        document = yaml.safe_load(path.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        return None  # `load` tells what is wrong, with its place
-    kind = document.get("kind") if isinstance(document, Mapping) else None
-    return kind if isinstance(kind, str) else None
+        given = (submission.entrypoint, runtime_env, submission.metadata, submission.driver)
+        return server.submit(submission_id, *given)
 
 
 def _placed(value: Any, key: str = "") -> Any:

@@ -52,9 +52,9 @@ def submit(
 
     [cyan]condinst submit job.yaml --detach[/]
     """
-    from jobs.submit import load_any
+    from jobs.check import load_job
 
-    checked = load_any(spec, overrides)
+    checked = load_job(spec, overrides)
     from jobs.submitting import submit_and_follow
 
     submit_and_follow(checked, address, detach=detach, again=again)

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.check import load_job
 from jobs.cluster_jobs import JobServer, NoSuchJob, attempt_id, last_attempt
+from jobs.conventions import JobSpec
 from jobs.errors import ExitCode, Interrupted
 from jobs.follow import follow, print_log
 from jobs.progress import duration
-from jobs.spec import SegmentSpec
-from jobs.submit import STOP_SECONDS, Submission, load_any, submit
+from jobs.submit import STOP_SECONDS, Submission, submit
 from jobs.target import is_spec
-from jobs.train_spec import TrainSpec
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.5
 
 
-def submit_and_follow(
-    spec: SegmentSpec | TrainSpec, address: str | None, *, detach: bool, again: bool
-) -> None:
+def submit_and_follow(spec: JobSpec, address: str | None, *, detach: bool, again: bool) -> None:
     """Submit a spec and, unless told otherwise, show its log until it ends.
 
     Raises Ended with the job's exit code when it ends other than well, ClusterError, Interrupted on Ctrl-C.
@@ -105,7 +103,7 @@ def _named(server: JobServer, job: str) -> str:
     """The id that is meant: a spec file means the last attempt of its submission."""
     if not is_spec(job):
         return job
-    base = Submission.of(load_any(Path(job))).id
+    base = Submission.of(load_job(Path(job))).id
     last = last_attempt(base, [str(known.submission_id) for known in server.all()])
     if not last:
         raise NoSuchJob(f"{server.address} knows no submission of {job} as it is now ({base})")

@@ -174,9 +174,10 @@ def test_who_is_turned_away_is_told_why(cluster: Nodes, tmp_path: Path) -> None:
 
 
 def test_another_version_on_the_cluster_is_refused(cluster: Nodes, tmp_path: Path) -> None:
-    from jobs.submit import Submission, load_any
+    from jobs.check import load_job
+    from jobs.submit import Submission
 
-    submission = Submission.of(load_any(spec_of(tmp_path, "old")))
+    submission = Submission.of(load_job(spec_of(tmp_path, "old")))
     code = (
         "import sys\nfrom jobs.cluster_jobs import JobServer\n"
         "JobServer(sys.argv[1]).submit(sys.argv[2], sys.argv[3], {'working_dir': sys.argv[4]}, {})\n"
