@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import requires
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where a job server's address is looked for when none is given."""
+UPLOADS = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
+"""Ray's loggers that tell of each spec that is sent."""
+STARTING = 60.0
+"""Seconds that a head which has just started gets until it takes jobs."""
 
 
 class ClusterError(JobError):
@@ -45,6 +51,8 @@ class JobServer:
         with self.telling():
             from ray.job_submission import JobSubmissionClient
 
+            for told_by in UPLOADS:
+                logging.getLogger(told_by).setLevel(logging.WARNING)
             self.client: JobSubmissionClient = JobSubmissionClient(self.address)
             self.ray_version = str(self.client.get_version())
         _check_ray(self.address, _running_ray(self.client) or self.ray_version)
@@ -62,21 +70,25 @@ class JobServer:
         `driver` is what its own process needs, CPUs and GPUs; None lets it start on the head. Raises
         ClusterError.
         """
-        with self.telling():
-            try:
-                self.client.submit_job(
-                    entrypoint=entrypoint,
-                    submission_id=submission_id,
-                    runtime_env=runtime_env,
-                    metadata=metadata,
-                    entrypoint_num_cpus=driver[0] if driver else None,
-                    entrypoint_num_gpus=driver[1] if driver else None,
-                )
-            except RuntimeError as error:
-                if "already exists" in str(error):
-                    return False
-                raise
-        return True
+        deadline = time.monotonic() + STARTING
+        while True:
+            with self.telling():
+                try:
+                    self.client.submit_job(
+                        entrypoint=entrypoint,
+                        submission_id=submission_id,
+                        runtime_env=runtime_env,
+                        metadata=metadata,
+                        entrypoint_num_cpus=driver[0] if driver else None,
+                        entrypoint_num_gpus=driver[1] if driver else None,
+                    )
+                    return True
+                except RuntimeError as error:
+                    if "already exists" in str(error):
+                        return False
+                    if "No available agent" not in str(error) or time.monotonic() > deadline:
+                        raise
+            time.sleep(1.0)
 
     def find(self, submission_id: str) -> JobDetails | None:
         """What the cluster knows of a job; None when it knows none of that id. Raises ClusterError."""

@@ -108,6 +108,7 @@ def source_of(section: InputSection, workers: int = 1) -> InputSource:
         columns=section.columns,
         options=options_of(section, workers),
         name=section.name,
+        new=section.mode == "new",
     )
 
 

@@ -18,11 +18,12 @@ from jobs.resolve import open_output, refuse_other_settings, resolved, settings_
 from jobs.spec import SegmentSpec
 from jobs.stopping import Stop
 from jobs.tally import Tally
+from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
-from pipeline.manifest import Plan, freeze, load_plans
+from pipeline.manifest import Plan, extend, freeze, load_plans
 from pipeline.settings import SegmentSettings
 from pipeline.stopping import clear_cancel
-from pipeline.storage import NotFound, Store
+from pipeline.storage import NotFound
 
 
 def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None = None) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     else:
         refuse_other_settings(store, standing, settings)
     # The input is frozen before the output is claimed: a spec whose input is not there leaves no trace.
-    plans = _plans(store, spec, settings, console)
+    plans = _plans(ledger, spec, settings, console)
     job = ledger.claim(job_record(spec, settings))
     _tell_other_input(job, spec, console)
     clear_cancel(store)  # whoever asked for it meant the runs before this one
@@ -119,16 +120,23 @@ def account(
     return summary(tally, plans, job, run)
 
 
-def _plans(store: Store, spec: SegmentSpec, settings: SegmentSettings, console: Console) -> list[Plan]:
-    plans = load_plans(store)
-    if plans:
+def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console: Console) -> list[Plan]:
+    plans = load_plans(ledger.store)
+    if plans and not any(source.new for source in settings.sources):
         return plans
     console.print(f"listing the input of {spec.name}", highlight=False)
-    return [freeze(settings.sources, store, spec.shards.images, 0)]
+    if not plans:
+        return [freeze(settings.sources, ledger.store, spec.shards.images, 0)]
+    grown, found = extend(settings.sources, ledger.store, plans, known_rows(ledger, plans))
+    changed = f", {found.changed:,} of them changed since they were done" if found.changed else ""
+    console.print(f"{found.images:,} new images{changed}; {found.known:,} known", highlight=False)
+    return plans if grown is None else [*plans, grown]
 
 
 def _tell_other_input(job: dict[str, object], spec: SegmentSpec, console: Console) -> None:
     before = job.get("spec")
+    if any(part.mode == "new" for part in spec.input):
+        return
     if isinstance(before, dict) and before.get("input") != resolved(spec).model_dump(mode="json")["input"]:
         console.print(
             "the input differs from the one that this output was planned with: the frozen plan rules; "
@@ -142,7 +150,10 @@ def _complete_already(
 ) -> dict[str, Any]:
     try:
         accounts: dict[str, Any] = json.loads(ledger.store.get(SUMMARY_KEY))
-    except (NotFound, ValueError):
+        # A run that did the last shards may have died before it wrote their summary.
+        if accounts["images"] != sum(plan.images for plan in plans):
+            raise KeyError
+    except (NotFound, ValueError, KeyError, TypeError):
         accounts = account(ledger, plans, job, {"images": 0})
         ledger.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
     console.print("complete already: nothing to do", highlight=False)

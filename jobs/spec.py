@@ -135,6 +135,12 @@ class InputSection(StoreSection):
     columns: Texts = Field(
         default=(), description="Columns of the manifest to carry into the `images` table."
     )
+    mode: Literal["all", "new"] = Field(
+        default="all",
+        description="What a later run into the same output looks for here: `all` keeps to the images that "
+        "the first run listed; `new` lists again, and adds those that are not done yet, by URI and etag. An "
+        "object that has changed is done again, as another image: `<id>@<digest>`.",
+    )
     name: Name | None = Field(
         default=None,
         description="Put before each image's id (`name/path`); needed where two inputs hold images of the "

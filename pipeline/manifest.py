@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.entries import Tally, entry_schema
+from pipeline.known import Known
 from pipeline.listing import Folder
 from pipeline.objects import NotFound
 from pipeline.plan import Plan, PlanError, PlanFile, load_plan, load_plans, plan_bytes, plan_key, read_shard
@@ -28,6 +30,7 @@ __all__ = [
     "PlanError",
     "PlanFile",
     "Scan",
+    "extend",
     "freeze",
     "load_plan",
     "load_plans",
@@ -45,15 +48,23 @@ class Scan:
     """Of the images whose size is known."""
     skipped: Mapping[str, int]
     """Objects and rows that are no inputs of the job, by reason."""
+    known: int = 0
+    """Objects that an earlier generation has."""
+    changed: int = 0
+    """Of the images, those that an earlier generation has with another etag."""
 
 
-def scan(sources: Sequence[InputSource], output: Store | None = None) -> Scan:
-    """Look at all inputs and write nothing. Raises what `freeze` does."""
+def scan(sources: Sequence[InputSource], output: Store | None = None, known: Known | None = None) -> Scan:
+    """Look at all inputs, or at those with new images for what is not known, and write nothing.
+
+    Raises what `freeze` does.
+    """
     tally = Tally()
-    for _ in _Inputs(sources, output).batches(tally):
+    for _ in _Inputs(sources, output, known).batches(tally):
         pass
-    _demand(tally, sources)
-    return Scan(tally.images, tally.bytes, dict(tally.skipped))
+    if known is None:
+        _demand(tally, sources)
+    return Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
 
 
 def freeze(sources: Sequence[InputSource], output: Store, shard_size: int, generation: int) -> Plan:
@@ -68,23 +79,46 @@ def freeze(sources: Sequence[InputSource], output: Store, shard_size: int, gener
         return load_plan(output, generation)
     except NotFound:
         pass
-    plan = _write(sources, output, shard_size, generation)
-    if output.create(plan_key(generation), plan_bytes(plan)):
+    tally = Tally()
+    plan = _write(_Inputs(sources, output), tally, output, shard_size, generation)
+    _demand(tally, sources)
+    return _settle(plan, output)
+
+
+def extend(
+    sources: Sequence[InputSource], output: Store, plans: Sequence[Plan], known: Known
+) -> tuple[Plan | None, Scan]:
+    """Append a generation of what the inputs marked `new` have and no plan has; None where that is nothing.
+
+    Of drivers at a time one's plan rules, and the others adopt it. `known` holds the rows of `plans`. Raises
+    what `freeze` does.
+    """
+    tally = Tally()
+    plan = _write(_Inputs(sources, output, known), tally, output, plans[-1].shard_size, len(plans))
+    found = Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
+    if not plan.images:
+        return None, found
+    # Each listing meets all that is left out: what earlier ones have told of is not told of again.
+    told: Counter[str] = sum((Counter(earlier.skipped) for earlier in plans), Counter())
+    return _settle(replace(plan, skipped=dict(Counter(plan.skipped) - told)), output), found
+
+
+def _settle(plan: Plan, output: Store) -> Plan:
+    """Put a plan's record, or take the one that was there first."""
+    if output.create(plan_key(plan.generation), plan_bytes(plan)):
         return plan
-    standing = load_plan(output, generation)
+    standing = load_plan(output, plan.generation)
     if standing.id != plan.id:
         output.delete(file.path for file in plan.files)
     return standing
 
 
-def _write(sources: Sequence[InputSource], output: Store, shard_size: int, generation: int) -> Plan:
-    tally, inputs = Tally(), _Inputs(sources, output)
+def _write(inputs: _Inputs, tally: Tally, output: Store, shard_size: int, generation: int) -> Plan:
     writer = ShardFiles(output, secrets.token_hex(8), inputs.schema, shard_size)
     try:
         for batch in inputs.batches(tally):
             writer.add(batch)
         writer.close()
-        _demand(tally, sources)
     except BaseException:
         output.delete(file.path for file in writer.files)
         raise
@@ -104,9 +138,12 @@ def _write(sources: Sequence[InputSource], output: Store, shard_size: int, gener
 class _Inputs:
     """All inputs of a job as one stream of rows, in the job's order."""
 
-    def __init__(self, sources: Sequence[InputSource], output: Store | None) -> None:
+    def __init__(
+        self, sources: Sequence[InputSource], output: Store | None, known: Known | None = None
+    ) -> None:
+        """With `known` only the inputs marked `new` are read, and of their rows those that are not known."""
         _check_names(sources)
-        self._sources = sources
+        self._sources, self._known = sources, known
         self._readers = [
             UserManifest(index, source) if source.manifest else Folder(index, source, output)
             for index, source in enumerate(sources)
@@ -119,8 +156,12 @@ class _Inputs:
     def batches(self, tally: Tally) -> Iterator[pa.RecordBatch]:
         unique = UniqueIds(self._sources)
         for index, reader in enumerate(self._readers):
+            if self._known is not None and not self._sources[index].new:
+                continue
             for numbered in reader.batches(self.schema, tally):
                 kept = unique.judge(index, numbered, tally)
+                if self._known is not None:
+                    kept = self._known.fresh(kept, tally)
                 tally.images += kept.num_rows
                 tally.bytes += pc.sum(kept.column("bytes"), min_count=0).as_py()
                 yield kept

@@ -31,3 +31,5 @@ class InputSource:
     """How the URI's store, and those of the images listed there, are reached."""
     name: str | None = None
     """Put before the ids of this input's images: `<name>/<path>`."""
+    new: bool = False
+    """Whether later runs look here for images that the output does not have yet."""
