@@ -216,19 +216,34 @@ def try_(
 
 
 @app.command()
-def plan(spec: SpecFile, overrides: Overrides = []) -> None:  # noqa: B006
-    """Say what a run would do; changes nothing.
+def plan(
+    spec: SpecFile,
+    overrides: Overrides = [],  # noqa: B006
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUTPUT",
+            help="Estimate by the runs of this output, of the same kind of job. Default: the job's own.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Open the model and ten of the images.")] = False,
+) -> None:
+    """Say what a run would do and take; changes nothing.
 
-    Counts images, bytes and shards, what would be skipped, and what is done already.
+    Counts images, bytes and shards, what would be skipped, and what is done already. Once something was run,
+    it estimates hours, GPU hours, requests and what they cost.
 
-    Example:
+    Examples:
 
-    [cyan]condinst plan job.yaml[/]
+    [cyan]condinst plan job.yaml --check[/]
+
+    [cyan]condinst plan job.yaml --like s3://masks/last-year[/]
     """
     checked = _load(spec, overrides)
     from jobs.preview import preview
 
-    preview(checked)
+    preview(checked, like=like, check=check)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from pipeline.known import Known
 from pipeline.listing import Folder
 from pipeline.objects import NotFound
 from pipeline.plan import Plan, PlanError, PlanFile, load_plan, load_plans, plan_bytes, plan_key, read_shard
+from pipeline.sampling import Sample
 from pipeline.schemas import collisions
 from pipeline.shardfiles import ShardFiles
 from pipeline.sources import InputError, InputSource
@@ -54,14 +55,20 @@ class Scan:
     """Of the images, those that an earlier generation has with another etag."""
 
 
-def scan(sources: Sequence[InputSource], output: Store | None = None, known: Known | None = None) -> Scan:
+def scan(
+    sources: Sequence[InputSource],
+    output: Store | None = None,
+    known: Known | None = None,
+    sample: Sample | None = None,
+) -> Scan:
     """Look at all inputs, or at those with new images for what is not known, and write nothing.
 
-    Raises what `freeze` does.
+    `sample` gets all rows to choose from. Raises what `freeze` does.
     """
     tally = Tally()
-    for _ in _Inputs(sources, output, known).batches(tally):
-        pass
+    for batch in _Inputs(sources, output, known).batches(tally):
+        if sample is not None:
+            sample.add(batch)
     if known is None:
         _demand(tally, sources)
     return Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)

@@ -49,15 +49,18 @@ def nodes(workers: int = 2, cpus: int = 2) -> Iterator[Nodes]:
         "RAY_TMPDIR": str(folder),
         "OMP_NUM_THREADS": "1",
     }
-    gcs, dashboard = free_ports(2)
+    gcs, dashboard, client, *agents = free_ports(4 + workers)
     common = ["--object-store-memory", str(80 * 2**20), "--disable-usage-stats", "--block"]
     head = ["--head", "--port", str(gcs), "--dashboard-port", str(dashboard), "--num-cpus", "1"]
+    head += ["--ray-client-server-port", str(client)]
     joined = ["--address", f"127.0.0.1:{gcs}", "--num-cpus", str(cpus)]
     started: list[subprocess.Popen[bytes]] = []
     try:
         # One after another: two that start at a time on one machine choose the same ports.
-        for arguments in (head, *[joined] * workers):
-            started.append(_start(folder, environment, [*arguments, *common]))
+        for arguments, agent in zip((head, *[joined] * workers), agents, strict=True):
+            # Its own port, too: a node whose agent finds its port taken, by another cluster, takes no jobs.
+            own = ["--dashboard-agent-listen-port", str(agent)]
+            started.append(_start(folder, environment, [*arguments, *own, *common]))
             _wait_for(len(started), started[-1], folder / LOG)
         yield Nodes(f"http://127.0.0.1:{dashboard}", environment)
     finally:
