@@ -71,7 +71,6 @@ def _listed(plans: Sequence[Plan]) -> str:
 def _workers(spec: SegmentSpec, pending: int) -> str:
     workers = spec.workers
     each = f"{workers.cpus} CPU" + (f" and {workers.gpus:g} GPU" if workers.gpus else "")
-    used = min(workers.count, pending)
-    return f"{workers.count} of {each}" + (
-        f"; the shards left keep {used} busy" if used < workers.count else ""
-    )
+    used = min(workers.most, pending)
+    number = f"{workers.least} to {workers.most}" if workers.least < workers.most else f"{workers.most}"
+    return f"{number} of {each}" + (f"; the shards left keep {used} busy" if used < workers.most else "")
