@@ -13,12 +13,21 @@ port=${PORT:-6380}
 dashboard=${DASHBOARD_PORT:-8266}
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$cluster/token RAY_USAGE_STATS_ENABLED=0
 
-node() { # name, then what `ray start` gets
-  local name=$1
+node() { # name, then what `ray start` gets; returns when the node has joined
+  local name=$1 pid
   shift
   ray start "$@" --block --disable-usage-stats --object-store-memory=134217728 \
     >"$cluster/$name.log" 2>&1 &
-  echo $! >"$cluster/$name.pid"
+  pid=$!
+  echo "$pid" >"$cluster/$name.pid"
+  for _ in $(seq 300); do
+    grep -q "Ray runtime started" "$cluster/$name.log" && return
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.2
+  done
+  echo "$name did not start; $cluster/$name.log says:" >&2
+  tail -n 5 "$cluster/$name.log" >&2
+  exit 1
 }
 
 up() {
@@ -31,19 +40,10 @@ up() {
   # One CPU: the one that Ray Data needs beside its pool of workers.
   node head --head --node-ip-address=127.0.0.1 --port="$port" --num-cpus=1 --num-gpus=0 \
     --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --temp-dir="$cluster/ray"
-  for _ in $(seq 120); do
-    ray status --address="127.0.0.1:$port" >/dev/null 2>&1 && break
-    sleep 0.5
-  done
-  for number in $(seq "${1:-2}"); do
+  local number
+  for number in $(seq "$1"); do
     node "node-$number" --address="127.0.0.1:$port" --node-ip-address=127.0.0.1 --num-cpus="${CPUS:-1}"
   done
-  for _ in $(seq 120); do
-    [[ $(ray status --address="127.0.0.1:$port" 2>/dev/null | grep -c '^ 1 node_') -gt "${1:-2}" ]] && exit 0
-    sleep 0.5
-  done
-  echo "the cluster did not come up; see $cluster/*.log" >&2
-  exit 1
 }
 
 down() {

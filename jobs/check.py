@@ -76,8 +76,8 @@ def checked(document: Document, kind: type[AnySpec], around: Surroundings) -> An
         # What could not be filled in is no value to find more faults with.
         problems += [problem for problem in found if problem.place not in told]
     else:
-        problems += [Problem(str(document.place(p)), dotted(p), said) for p, said in spec.conflicts()]
-        problems += missing_secrets(document, spec.secrets, around)
+        conflicts = [Problem(str(document.place(p)), dotted(p), said) for p, said in spec.conflicts()]
+        problems += conflicts or missing_secrets(document, spec.secrets, around)
     if problems:
         raise SpecError(sorted(set(problems), key=_reading_order))
     return spec

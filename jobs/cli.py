@@ -102,11 +102,12 @@ def _options(
     pass
 
 
-def _load(spec: Path, overrides: list[str]) -> SegmentSpec:
+def _load(spec: Path, overrides: list[str], *, need_secrets: bool = False) -> SegmentSpec:
     """Check the spec before anything heavy is imported, so that a typo is told at once."""
     from jobs.check import load
+    from jobs.filling import Surroundings, use_environment
 
-    return load(spec, overrides)
+    return use_environment(load(spec, overrides, around=Surroundings(need_secrets=need_secrets)))
 
 
 def _require(wanted: str | None) -> None:
@@ -162,10 +163,14 @@ def run(
     [cyan]condinst run job.yaml --set workers.count=8 --set output.uri=s3://masks/test[/]
     """
     _require(require_version)
-    checked = _load(spec, overrides)
-    from jobs.segment import run_job
+    checked = _load(spec, overrides, need_secrets=True)
+    from jobs.notify import notified
 
-    run_job(checked, local=local)
+    with notified(checked) as said:
+        from jobs.segment import run_job
+
+        said["output"] = checked.output.uri
+        said["statuses"] = run_job(checked, local=local)["statuses"]
 
 
 @app.command()
@@ -184,12 +189,18 @@ def train(
     """
     _require(require_version)
     from jobs.check import load
+    from jobs.filling import Surroundings, use_environment
     from jobs.train_spec import TrainSpec
 
-    checked = load(spec, overrides, TrainSpec)
-    from jobs.train import train_job
+    checked = use_environment(load(spec, overrides, TrainSpec, Surroundings(need_secrets=True)))
+    from jobs.limits import training_limit
+    from jobs.notify import notified
 
-    train_job(checked)
+    with notified(checked) as said, training_limit(checked):
+        from jobs.train import train_job
+
+        said["output"] = checked.output.uri
+        said["best"] = train_job(checked)
 
 
 @app.command("try")

@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
-from jobs.conventions import is_secret_name
+from jobs.conventions import JobSpec, is_secret_name
 from jobs.errors import Problem, SpecError
 from jobs.yaml_source import Document, Path, Value, dotted, shorten
 
@@ -20,6 +21,8 @@ NAMED = ("endpoint", "region", "profile", "webhook", "image", "namespace", "serv
 """Keys whose text may hold `${NAME}`; the values under `env` may, too."""
 DATE_VARIABLE = "CONDINST_DATE"
 """Set by whoever starts a scheduled run: the day it is for."""
+
+AnySpec = TypeVar("AnySpec", bound=JobSpec)
 
 _NAMED = re.compile(r"(?P<escaped>\$)?\$\{(?P<inside>[^{}]*)\}")
 _DATED = re.compile(r"\{\{(?P<inside>[^{}]*)\}\}")
@@ -49,6 +52,12 @@ def fill(document: Document, around: Surroundings) -> list[Problem]:
     for path, text in sorted(_texts(top, ()), key=lambda found: found[0][0] != "env"):
         filler.fill(path, text)
     return filler.problems
+
+
+def use_environment(spec: AnySpec) -> AnySpec:
+    """Set what the spec says under `env` for this process and those that it starts; returns the spec."""
+    os.environ.update(spec.env)
+    return spec
 
 
 def uses_date(value: Value) -> bool:

@@ -21,7 +21,10 @@ from jobs.schedule_state import OPEN, Run, Schedule, ScheduleState
 
 DEATHS = 3
 """How often a run that ended without saying so is begun anew, at least."""
-FINAL = (ExitCode.BAD_SPEC, ExitCode.REFUSED, ExitCode.DAMAGED, ExitCode.TOO_MANY_FAILED, ExitCode.CANCELLED)
+FINAL = (
+    *(ExitCode.BAD_SPEC, ExitCode.REFUSED, ExitCode.DAMAGED, ExitCode.TOO_MANY_FAILED),
+    *(ExitCode.CANCELLED, ExitCode.LIMIT),
+)
 """Ends that another attempt would meet again, or that were wanted."""
 
 

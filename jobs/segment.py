@@ -13,6 +13,7 @@ from rich.console import Console
 from jobs.allowance import Allowance, too_many
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, TooManyFailed
+from jobs.limits import Limits
 from jobs.report import SUMMARY_KEY, print_report, summary, versions
 from jobs.resolve import open_output, refuse_other_settings, resolved, settings_of, standing_job
 from jobs.spec import SegmentSpec
@@ -29,11 +30,12 @@ from pipeline.storage import NotFound
 def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None = None) -> dict[str, Any]:
     """Do what the output still lacks; returns its summary, which says the same as `summary.json`.
 
-    Raises Incomplete when shards are missing at the end, Interrupted after a signal or a request to cancel,
+    Raises Incomplete when shards are missing at the end, Interrupted after a signal, a request to cancel or a
+    limit of the spec,
     TooManyFailed when more inputs ended badly than the spec allows, FingerprintMismatch when the output holds
     other rows, ClusterTooSmall, InputError, WeightsError, StoreError.
     """
-    console = console or Console()
+    console, limits = console or Console(), Limits.of(spec)
     store = open_output(spec)
     ledger = Ledger(store)
     standing = standing_job(ledger)
@@ -57,8 +59,9 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     elif allowance.exceeded(tally):
         raise too_many(ledger, allowance, tally, "nothing was run")
     else:
-        workers = 0 if local else min(spec.workers.count, len(pending))
+        workers = 0 if local else min(spec.workers.most, len(pending))
         drive = Drive(store, settings, pending, workers, tally, allowance.planned, console)
+        drive.least, drive.limits = spec.workers.least, limits.after(tally, settings.gpus)
         accounts = _to_the_end(ledger, plans, job, drive, allowance)
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
         raise too_many(ledger, allowance, tally, "every input has its row all the same")

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,6 @@ class Submission:
     output: str
     text: str
     """The spec as YAML, whole: nothing is left to extend or to fill in."""
-    env: Mapping[str, str] = field(default_factory=dict)
     driver: tuple[int, float] | None = None
     """CPUs and GPUs of the job's own process, where that does the work; None where workers do."""
 
@@ -55,7 +54,7 @@ class Submission:
         own = getattr(spec, "resources", None)
         driver = None if own is None else (own.cpus, max(own.gpus, getattr(spec, "device", "") == "cuda"))
         output = str(document["output"]["uri"])
-        return cls(spec.name, spec.kind, output, text, dict(spec.env), driver)
+        return cls(spec.name, spec.kind, output, text, driver)
 
     @property
     def fingerprint(self) -> str:
@@ -131,7 +130,7 @@ def start(server: JobServer, submission: Submission, submission_id: str) -> bool
         (Path(folder) / SPEC_NAME).write_text(submission.text)
         runtime_env: dict[str, object] = {
             "working_dir": folder,
-            "env_vars": {**submission.env, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
         }
         given = (submission.entrypoint, runtime_env, submission.metadata, submission.driver)
         return server.submit(submission_id, *given)
