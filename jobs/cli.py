@@ -15,7 +15,7 @@ from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_l
 from jobs.evaluate_cli import evaluate
 from jobs.options import Anonymous, Endpoint, Profile, Region
 from jobs.render_cli import render
-from jobs.upkeep_cli import cancel, retry, vacuum, verify
+from jobs.upkeep_cli import cancel, retry, top, vacuum, verify
 
 if TYPE_CHECKING:
     from jobs.spec import SegmentSpec
@@ -282,6 +282,7 @@ def status(
 
 
 app.command()(cancel)
+app.command()(top)
 app.command()(retry)
 app.command()(verify)
 app.command()(vacuum)
