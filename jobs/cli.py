@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import schedule_cli, submit_cli, weights_cli
+from jobs import schedule_cli, structured, submit_cli, weights_cli
 from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
 from jobs.options import Anonymous, Endpoint, Profile, Region
@@ -82,6 +83,7 @@ def main() -> None:
         if told is None:
             raise
         code, message = told
+        structured.event("error", logging.ERROR, code=int(code), message=message)
         shown = "\n".join(map(one_line, message.split("\n")))
         print(shown if isinstance(error, SpecError) else f"condinst: {shown}", file=sys.stderr)
         sys.exit(code)
@@ -153,6 +155,12 @@ def run(
         bool, typer.Option("--local", help="In this process, without Ray: for debugging.")
     ] = False,
     require_version: RequireVersion = None,
+    json_logs: Annotated[
+        bool,
+        typer.Option(
+            "--json-logs", envvar="CONDINST_JSON_LOGS", help="Tell of the run in lines of JSON, on stdout."
+        ),
+    ] = False,
 ) -> None:
     """Run a job, or continue it; what is committed is not done again.
 
@@ -163,6 +171,8 @@ def run(
     [cyan]condinst run job.yaml --set workers.count=8 --set output.uri=s3://masks/test[/]
     """
     _require(require_version)
+    if json_logs:
+        structured.log_json()
     checked = _load(spec, overrides, need_secrets=True)
     from jobs.notify import notified
 

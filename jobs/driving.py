@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -10,6 +11,7 @@ from math import inf
 
 from rich.console import Console
 
+from jobs import structured
 from jobs.limits import Limits
 from jobs.lookout import Lookout
 from jobs.progress import RunProgress
@@ -22,6 +24,8 @@ from pipeline.retry import Retry
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
 
+TOLD = ("shard", "worker", "won", "counts", "instances", "bytes", "seconds", "busy")
+"""What of a result its event says."""
 REPEAT = "run the same command again to do the rest"
 
 
@@ -113,7 +117,9 @@ class _Watch:
         self.lookout.ended(result.shard)
         if result.error is not None:
             self.progress.warn(f"shard {result.shard} failed: {result.error}")
+            structured.event("shard", logging.ERROR, shard=result.shard, error=result.error)
             return
+        structured.event("shard", **{name: getattr(result, name) for name in TOLD})
         self.folding.committed()
         tally = self._drive.tally
         tally.add(self._drive.count(result))

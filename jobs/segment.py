@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from jobs import structured
 from jobs.allowance import Allowance, too_many
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, TooManyFailed
@@ -26,6 +27,9 @@ from pipeline.settings import SegmentSettings
 from pipeline.stopping import clear_cancel
 from pipeline.storage import NotFound
 
+TOLD = ("images", "statuses", "instances", "classes", "shards", "bytes", "seconds", "run")
+"""What of the summary the last event says."""
+
 
 def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None = None) -> dict[str, Any]:
     """Do what the output still lacks; returns its summary, which says the same as `summary.json`.
@@ -35,7 +39,7 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     TooManyFailed when more inputs ended badly than the spec allows, FingerprintMismatch when the output holds
     other rows, ClusterTooSmall, InputError, WeightsError, StoreError.
     """
-    console, limits = console or Console(), Limits.of(spec)
+    console, limits = console or structured.console(), Limits.of(spec)
     store = open_output(spec)
     ledger = Ledger(store)
     standing = standing_job(ledger)
@@ -54,6 +58,8 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     done = ledger.revisions()
     tally = Tally.of(ledger.records(done))
     pending = ledger.pending(plans, done)
+    planned = {"images": allowance.planned, "shards": sum(plan.shards for plan in plans)}
+    structured.event("planned", job=spec.name, output=store.uri, **planned, pending=len(pending))
     if not pending:
         accounts = _complete_already(ledger, plans, job, console)
     elif allowance.exceeded(tally):
@@ -65,6 +71,7 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
         accounts = _to_the_end(ledger, plans, job, drive, allowance)
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
         raise too_many(ledger, allowance, tally, "every input has its row all the same")
+    structured.event("complete", **{key: accounts[key] for key in TOLD})
     return accounts
 
 

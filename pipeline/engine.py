@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster import ClusterTooSmall, cluster, room
+from pipeline.metrics import RunMetrics
 from pipeline.progress import clear_progress
 from pipeline.results import ShardResult
 from pipeline.retry import Retry
@@ -114,6 +115,7 @@ def run(
         results = _results(settings, shards, _pool(settings, workers, least), run_id, retry)
         seen: set[str] = set()
         idle: set[str] = set()
+        metrics = RunMetrics(settings.output, shards, workers)
         try:
             for result in results:
                 if result.stopped:
@@ -123,8 +125,10 @@ def run(
                         break
                     continue
                 seen.add(result.worker)
+                metrics.add(result)
                 on_result(result)
         finally:
+            metrics.end()
             results.close()
             clear_progress(store, filter(None, seen))
 

@@ -31,6 +31,8 @@ class Nodes:
     """Of its job server."""
     environment: dict[str, str]
     """With what a client reaches it."""
+    metrics: str
+    """Where the head's node hands out its metrics."""
 
 
 @contextmanager
@@ -49,10 +51,10 @@ def nodes(workers: int = 2, cpus: int = 2) -> Iterator[Nodes]:
         "RAY_TMPDIR": str(folder),
         "OMP_NUM_THREADS": "1",
     }
-    gcs, dashboard, client, *agents = free_ports(4 + workers)
+    gcs, dashboard, client, metrics, *agents = free_ports(5 + workers)
     common = ["--object-store-memory", str(80 * 2**20), "--disable-usage-stats", "--block"]
     head = ["--head", "--port", str(gcs), "--dashboard-port", str(dashboard), "--num-cpus", "1"]
-    head += ["--ray-client-server-port", str(client)]
+    head += ["--ray-client-server-port", str(client), "--metrics-export-port", str(metrics)]
     joined = ["--address", f"127.0.0.1:{gcs}", "--num-cpus", str(cpus)]
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -62,7 +64,7 @@ def nodes(workers: int = 2, cpus: int = 2) -> Iterator[Nodes]:
             own = ["--dashboard-agent-listen-port", str(agent)]
             started.append(_start(folder, environment, [*arguments, *own, *common]))
             _wait_for(len(started), started[-1], folder / LOG)
-        yield Nodes(f"http://127.0.0.1:{dashboard}", environment)
+        yield Nodes(f"http://127.0.0.1:{dashboard}", environment, f"http://127.0.0.1:{metrics}/metrics")
     finally:
         for process in started:
             end(process)

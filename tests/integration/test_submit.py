@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from tests.tiny import pictures, tiny_weights
 
 pytestmark = pytest.mark.timeout(600)
 IMAGES = 24
+NAMES = (
+    *("images_total", "instances_total", "input_bytes_total", "stage_seconds_total", "model_seconds_total"),
+    *("shards", "workers"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +131,33 @@ def test_cancelled_and_killed_jobs_resume(cluster: Nodes, tmp_path: Path) -> Non
     assert kept == committed, "what was committed is not done again"
     assert tables.open(str(output)).images().num_rows == images
     assert condinst(cluster, "verify", output, "--full")[0] == 0
+
+
+def test_metrics_add_up_to_the_job(cluster: Nodes, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, "measured", shards={"images": 1}, workers={"count": 1})
+    one = next((tmp_path / "photos").rglob("*.png"))
+    for number in range(600):
+        os.link(one, tmp_path / "photos" / f"more-{number:03}.png")
+    output, address = tmp_path / "out-measured", ("--address", cluster.address)
+    assert condinst(cluster, "submit", spec, "--detach", *address)[0] == 0
+    wait_for_commits(output, 1)
+    label, deadline = f'output="{output}"', time.monotonic() + 120
+    while True:
+        with urllib.request.urlopen(cluster.metrics, timeout=20) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if label in line]
+        values = {line.partition(" ")[0]: float(line.split()[-1]) for line in lines}
+        images = {n: v for n, v in values.items() if n.startswith("ray_condinst_images_total")}
+        if images:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    committed = len(list((output / "commits").glob("*.json")))
+    assert 0 < sum(images.values()) <= committed
+    shards = {n: v for n, v in values.items() if n.startswith("ray_condinst_shards")}
+    assert sum(shards.values()) == 600 + IMAGES
+    names = {line.partition("{")[0] for line in lines}
+    assert names == {f"ray_condinst_{name}" for name in NAMES}, "the dashboard asks for these"
+    assert condinst(cluster, "jobs", "cancel", spec, *address)[0] == 0
 
 
 def test_a_train_job(cluster: Nodes, tmp_path: Path) -> None:
