@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from jobs import structured
 from jobs.tally import Tally
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -80,6 +82,7 @@ class RunProgress:
 
     def warn(self, message: str) -> None:
         """Print a line beside the bar."""
+        structured.event("warning", logging.WARNING, message=message)
         self._console.print(message, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def rate(self) -> float:
@@ -106,6 +109,8 @@ class RunProgress:
     def _print(self) -> None:
         left = self._total - self._tally.images
         rate = self.rate()
+        so_far = {"images": self._tally.images, "planned": self._total, "instances": self._tally.instances}
+        structured.event("progress", **so_far, images_per_second=round(rate, 3))
         ending = f" · {duration(left / rate)} left" if left and rate > 0 else ""
         # The line as `update` made it: the tally may change under this thread's feet.
         self._console.print(f"{self._line}{ending}", highlight=False, soft_wrap=True)

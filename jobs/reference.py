@@ -58,7 +58,9 @@ One output holds the rows of one kind of settings. The weights file, `model.*`, 
 `limits.bytes`, `batch.images`, whether there is a GPU, and, without one, `workers.cpus` (a worker's threads)
 change rows, if only by rounding: a rerun with others is refused and says what differs. `workers.count` may
 change between runs.
-The input is listed once, when the job first runs, and cut into shards then: later runs keep to that list.
+The input is listed once, when the job first runs, and cut into shards then: later runs keep to that list. An
+input of `mode: new` is listed by each run, and what is new is appended ([schedule.md](schedule.md)); inputs
+may then be added, at the end of the list.
 
 ## Exit codes
 

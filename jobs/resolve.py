@@ -10,6 +10,7 @@ from pathlib import Path
 from condinst.config import DetectConfig, FixedScale, ModelConfig
 from condinst.weights import DEMO, digest, read_config
 from jobs.errors import JobError
+from jobs.quantities import size
 from jobs.spec import InputSection, SegmentSpec, StoreSection
 from pipeline.decode import DecodeLimits
 from pipeline.keys import locate
@@ -71,8 +72,8 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
         raise JobError(f"model: {error}") from None
     return SegmentSettings(
         output=locate(spec.output.uri).uri,
-        output_options=options_of(spec.output, spec.workers.count),
-        sources=tuple(source_of(section, spec.workers.count) for section in spec.input),
+        output_options=options_of(spec.output, spec.workers.most),
+        sources=tuple(source_of(section, spec.workers.most) for section in spec.input),
         weights=weights,
         model_digest=model_digest,
         precision=_precision(spec, standing),
@@ -83,6 +84,9 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
         cpus=spec.workers.cpus,
         gpus=spec.workers.gpus,
         tiling=tiling_of(spec, config),
+        memory=size(spec.workers.memory) if spec.workers.memory else 0,
+        accelerator=spec.workers.accelerator,
+        env=spec.env,
     )
 
 
@@ -144,6 +148,7 @@ def source_of(section: InputSection, workers: int = 1) -> InputSource:
         options=options_of(section, workers),
         area=None if section.area is None else _place(section.area),
         name=section.name,
+        new=section.mode == "new",
     )
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from jobs.check import load
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, JobError
+from jobs.limits import Limits
 from jobs.outputs import is_tiled
 from jobs.report import SUMMARY_KEY
 from jobs.resolve import refuse_other_settings, settings_of, standing_job
@@ -148,9 +149,10 @@ class _Retrying:
         self, retry: Retry, before: Mapping[str, Commit], chosen: Mapping[str, int]
     ) -> dict[str, object]:
         shards = sorted(retry.revisions)
-        workers = 0 if self.wanted.local else min(self.spec.workers.count, len(shards))
+        workers = 0 if self.wanted.local else min(self.spec.workers.most, len(shards))
         total = sum(chosen[shard] for shard in shards)
         drive = Drive(self.store, self.settings, shards, workers, Tally(), total, self.console, retry)
+        drive.least, drive.limits = self.spec.workers.least, Limits.of(self.spec)
         drive.count = lambda result: _redone(result, before[result.shard], chosen[result.shard], self.wanted)
         return {**drive.run(), "retry": sorted(self.wanted.statuses)}
 

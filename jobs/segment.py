@@ -11,9 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
+from jobs import structured
 from jobs.allowance import Allowance, too_many
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, TooManyFailed
+from jobs.limits import Limits
 from jobs.report import SUMMARY_KEY, print_report, summary, versions
 from jobs.resolve import open_output, refuse_other_settings, resolved, settings_of, standing_job
 from jobs.spec import SegmentSpec
@@ -21,22 +23,27 @@ from jobs.stopping import Stop
 from jobs.tally import Tally
 from jobs.windows import STITCHING, WindowStage
 from pipeline.engine import cluster
+from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
-from pipeline.manifest import Plan, freeze, load_plans
+from pipeline.manifest import Plan, extend, freeze, load_plans
 from pipeline.settings import SegmentSettings
 from pipeline.stopping import clear_cancel
 from pipeline.storage import NotFound, Store
-from pipeline.tiled.planning import freeze_tiled, open_windows
+from pipeline.tiled.planning import extend_tiled, freeze_tiled, open_windows
+
+TOLD = ("images", "statuses", "instances", "classes", "shards", "bytes", "seconds", "run")
+"""What of the summary the last event says."""
 
 
 def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None = None) -> dict[str, Any]:
     """Do what the output still lacks; returns its summary, which says the same as `summary.json`.
 
-    Raises Incomplete when shards are missing at the end, Interrupted after a signal or a request to cancel,
+    Raises Incomplete when shards are missing at the end, Interrupted after a signal, a request to cancel or a
+    limit of the spec,
     TooManyFailed when more inputs ended badly than the spec allows, FingerprintMismatch when the output holds
     other rows, ClusterTooSmall, InputError, WeightsError, StoreError.
     """
-    console = console or Console()
+    console, limits = console or structured.console(), Limits.of(spec)
     store = open_output(spec)
     ledger = Ledger(store)
     standing = standing_job(ledger)
@@ -46,7 +53,7 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     else:
         refuse_other_settings(store, standing, settings)
     # The input is frozen before the output is claimed: a spec whose input is not there leaves no trace.
-    plans = _plans(store, spec, settings, console)
+    plans = _plans(ledger, spec, settings, console)
     job = ledger.claim(job_record(spec, settings))
     _tell_other_input(job, spec, console)
     clear_cancel(store)  # whoever asked for it meant the runs before this one
@@ -55,15 +62,19 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     done = ledger.revisions()
     tally = Tally.of(ledger.records(done))
     pending = ledger.pending(plans, done)
+    planned = {"images": allowance.planned, "shards": sum(plan.shards for plan in plans)}
+    structured.event("planned", job=spec.name, output=store.uri, **planned, pending=len(pending))
     if not pending:
         accounts = _complete_already(ledger, plans, job, console)
     elif allowance.exceeded(tally):
         raise too_many(ledger, allowance, tally, "nothing was run")
     else:
         drive = Drive(store, settings, pending, 0, tally, allowance.planned, console)
-        accounts = _run(ledger, plans, job, drive, allowance, 0 if local else spec.workers.count)
+        drive.least, drive.limits = spec.workers.least, limits.after(tally, settings.gpus)
+        accounts = _run(ledger, plans, job, drive, allowance, 0 if local else spec.workers.most)
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
         raise too_many(ledger, allowance, tally, "every input has its row all the same")
+    structured.event("complete", **{key: accounts[key] for key in TOLD})
     return accounts
 
 
@@ -83,10 +94,11 @@ def _run(
     pending = stage.pending()
     first = min(workers, len(pending))
     # One cluster for both stages: starting Ray takes seconds.
-    pool = cluster(drive.settings, max(first, drive.workers)) if workers else nullcontext()
+    most = max(first, drive.workers)
+    pool = cluster(drive.settings, min(drive.least or most, most)) if workers else nullcontext()
     with pool:
         if pending:
-            stage.run(pending, first)
+            stage.run(pending, first, drive.least, drive.limits)
         drive.settings, drive.doing = drive.settings.of_stitching(), STITCHING
         return _to_the_end(ledger, plans, job, drive, allowance)
 
@@ -153,12 +165,21 @@ def windows_tally(store: Store, plans: Sequence[Plan]) -> Tally | None:
     return Tally.of(Ledger(open_windows(store)).records())
 
 
-def _plans(store: Store, spec: SegmentSpec, settings: SegmentSettings, console: Console) -> list[Plan]:
-    plans = load_plans(store)
-    if plans:
+def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console: Console) -> list[Plan]:
+    plans = load_plans(ledger.store)
+    if plans and not any(source.new for source in settings.sources):
         return plans
     console.print(f"listing the input of {spec.name}", highlight=False)
-    return [freeze_input(spec, settings, store)]
+    if not plans:
+        return [freeze_input(spec, settings, ledger.store)]
+    known = known_rows(ledger, plans)
+    if settings.tiling is None:
+        grown, found = extend(settings.sources, ledger.store, plans, known)
+    else:
+        grown, found = extend_tiled(settings.sources, ledger.store, plans, known, settings.tiling)
+    changed = f", {found.changed:,} of them changed since they were done" if found.changed else ""
+    console.print(f"{found.images:,} new images{changed}; {found.known:,} known", highlight=False)
+    return plans if grown is None else [*plans, grown]
 
 
 def freeze_input(spec: SegmentSpec, settings: SegmentSettings, store: Store) -> Plan:
@@ -170,6 +191,8 @@ def freeze_input(spec: SegmentSpec, settings: SegmentSettings, store: Store) -> 
 
 def _tell_other_input(job: dict[str, object], spec: SegmentSpec, console: Console) -> None:
     before = job.get("spec")
+    if any(part.mode == "new" for part in spec.input):
+        return
     if isinstance(before, dict) and before.get("input") != resolved(spec).model_dump(mode="json")["input"]:
         console.print(
             "the input differs from the one that this output was planned with: the frozen plan rules; "
@@ -183,7 +206,10 @@ def _complete_already(
 ) -> dict[str, Any]:
     try:
         accounts: dict[str, Any] = json.loads(ledger.store.get(SUMMARY_KEY))
-    except (NotFound, ValueError):
+        # A run that did the last shards may have died before it wrote their summary.
+        if accounts["images"] != sum(plan.images for plan in plans):
+            raise KeyError
+    except (NotFound, ValueError, KeyError, TypeError):
         accounts = account(ledger, plans, job, {"images": 0})
         ledger.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
     console.print("complete already: nothing to do", highlight=False)

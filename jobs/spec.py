@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from jobs.conventions import JobSpec, WorkersSection
+from jobs.section import Section as Section
 
 SCHEMES = ("s3", "gs", "az", "file")
-
-
-class Section(BaseModel):
-    """Common ground of every section: unknown keys are errors, `"8"` is not 8, nothing changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def _check_uri(uri: str) -> str:
@@ -143,6 +140,12 @@ class InputSection(StoreSection):
         default=None,
         description="GeoJSON or GeoPackage file whose polygons limit what is read and what is written. Needs "
         "`tiling`, and images that say where they lie.",
+    )
+    mode: Literal["all", "new"] = Field(
+        default="all",
+        description="What a later run into the same output looks for here: `all` keeps to the images that "
+        "the first run listed; `new` lists again, and adds those that are not done yet, by URI and etag. An "
+        "object that has changed is done again, as another image: `<id>@<digest>`.",
     )
     name: Name | None = Field(
         default=None,
@@ -286,27 +289,6 @@ class TilingSection(Section):
         return self
 
 
-class WorkersSection(Section):
-    """Who does the work: as many processes as `count`, each holding the model once."""
-
-    count: int = Field(default=1, ge=1, le=10_000, description="Workers.")
-    gpus: float = Field(
-        default=0,
-        ge=0,
-        le=16,
-        description="GPUs of each worker; 0 for the processor, 0.5 for two workers on one GPU.",
-    )
-    cpus: int = Field(
-        default=1, ge=1, le=256, description="Processor cores of each worker; also its threads."
-    )
-
-    @model_validator(mode="after")
-    def _whole_gpus(self) -> Self:
-        if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError("gpus above 1 must be whole")
-        return self
-
-
 class BatchSection(Section):
     """How many images go through the model at once."""
 
@@ -354,7 +336,7 @@ MaxFailed = Annotated[
 ]
 
 
-class SegmentSpec(Section):
+class SegmentSpec(JobSpec):
     """A segment job: images in, tables of instances and their masks out."""
 
     kind: Literal["segment"] = Field(description="What the job does.")

@@ -18,6 +18,7 @@ from condinst.config import (
 )
 from condinst.criterion import LossConfig
 from condinst.fit import FitConfig
+from jobs.conventions import JobSpec, ResourcesSection
 from jobs.spec import Name, Section, StoreSection, Texts, Uri, listed, one_or_list
 
 
@@ -98,7 +99,7 @@ class TrainModelSection(Section):
         return ModelConfig.model_validate({"classes": classes, **self.stated()})
 
 
-class TrainSpec(Section):
+class TrainSpec(JobSpec):
     """A training job: labelled images in, a weights file and its measurements out."""
 
     kind: Literal["train"] = Field(description="What the job does.")
@@ -112,6 +113,11 @@ class TrainSpec(Section):
     seed: int = Field(default=0, ge=0, description="Of the first weights, the order and the views.")
     threads: int = Field(default=1, ge=1, le=256, description="Processor threads that training uses.")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where training runs.")
+    resources: ResourcesSection = Field(
+        default=ResourcesSection(),
+        description="What a cluster reserves for the training, which is one process. With `device: cuda` "
+        "that is one GPU at least.",
+    )
     max_dets: int = Field(
         default=100,
         ge=1,

@@ -38,7 +38,7 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
     """
     console = console or Console()
     output = open_output(spec)
-    settings = _here(settings_of(spec, standing_job(Ledger(output))))
+    settings = here(settings_of(spec, standing_job(Ledger(output))))
     refs = sample(settings, output, count)
     console.print(f"trying {len(refs)} images of {spec.name}", highlight=False)
     model = load_model(settings)
@@ -109,7 +109,7 @@ def _pick(store: Store, plans: Sequence[Plan], count: int) -> list[ImageRef]:
     return refs
 
 
-def _here(settings: SegmentSettings) -> SegmentSettings:
+def here(settings: SegmentSettings) -> SegmentSettings:
     """The same settings on this machine: without a GPU, the model runs on the CPU in float32."""
     if settings.gpus == 0 or torch.cuda.is_available():
         return settings

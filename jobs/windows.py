@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete
+from jobs.limits import Limits
 from jobs.progress import Doing
 from jobs.tally import Tally
 from pipeline.ledger import Ledger
@@ -46,13 +47,17 @@ class WindowStage:
         self.ledger.repair()
         return self.ledger.pending(self.window_plans)
 
-    def run(self, shards: Sequence[str], workers: int) -> None:
-        """Segment the shards; raises Incomplete when some could not be, and what `Drive.run` does."""
+    def run(self, shards: Sequence[str], workers: int, least: int | None, limits: Limits) -> None:
+        """Segment the shards; raises Incomplete when some could not be, and what `Drive.run` does.
+
+        `workers`, `least` and `limits` are as `Drive` has them.
+        """
         tally = self.tally()
         total = sum(plan.images for plan in self.window_plans)
         settings = self.settings.of_windows()
         drive = Drive(self.store, settings, shards, workers, tally, total, self.console)
         drive.doing, drive.asked = SEGMENTING_WINDOWS, self.output
+        drive.least, drive.limits = least, limits.after(tally, settings.gpus)
         drive.run()
         missing = self.ledger.pending(self.window_plans)
         if missing:

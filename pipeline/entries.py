@@ -46,6 +46,10 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter)
     """What is not an input of the job, by reason: `folder_marker`, `not_included`, `excluded`, `duplicate`,
     `own_output`."""
+    known: int = 0
+    """Objects that an earlier generation has."""
+    changed: int = 0
+    """Objects that an earlier generation has with another etag; they are images of this one too."""
 
 
 def entry_schema(extra: pa.Schema, tiled: bool = False) -> pa.Schema:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.entries import Tally, entry_schema
+from pipeline.known import Known
 from pipeline.listing import Folder
 from pipeline.schemas import collisions
 from pipeline.sources import InputError, InputSource
@@ -19,9 +20,12 @@ from pipeline.usermanifest import UserManifest
 class InputRows:
     """All inputs of a job as one stream of rows, in the job's order."""
 
-    def __init__(self, sources: Sequence[InputSource], output: Store | None) -> None:
+    def __init__(
+        self, sources: Sequence[InputSource], output: Store | None, known: Known | None = None
+    ) -> None:
+        """With `known` only the inputs marked `new` are read, and of their rows those that are not known."""
         _check_names(sources)
-        self._sources = sources
+        self._sources, self._known = sources, known
         self._readers = [
             UserManifest(index, source) if source.manifest else Folder(index, source, output)
             for index, source in enumerate(sources)
@@ -36,8 +40,12 @@ class InputRows:
         """Rows of `schema`, counted; raises InputError where ids collide or an input cannot be read."""
         unique = UniqueIds(self._sources)
         for index, reader in enumerate(self._readers):
+            if self._known is not None and not self._sources[index].new:
+                continue
             for numbered in reader.batches(self.schema, tally):
                 kept = unique.judge(index, numbered, tally)
+                if self._known is not None:
+                    kept = self._known.fresh(kept, tally)
                 tally.images += kept.num_rows
                 tally.bytes += pc.sum(kept.column("bytes"), min_count=0).as_py()
                 yield kept

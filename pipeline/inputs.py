@@ -11,6 +11,9 @@ from pipeline.records import ImageRef, InputRejected, Status
 from pipeline.sources import InputSource
 from pipeline.storage import Store
 
+HEADER_BYTES = 64 << 10
+"""Of a file's beginning: they hold the header of nearly every image."""
+
 
 class Inputs:
     """Fetches the images of a plan through their sources' options; one client a bucket. Safe in threads."""
@@ -57,6 +60,22 @@ class Inputs:
         info = store.head(key)
         _check_etag(ref, info)
         return info.size
+
+    def beginning(self, ref: ImageRef, length: int = HEADER_BYTES) -> bytes:
+        """Read the first bytes of an image's file; raises as `fetch` does."""
+        if ref.problem is not None:
+            raise InputRejected(Status.UNSUPPORTED, ref.problem)
+        if ref.bytes == 0:
+            raise InputRejected(Status.CORRUPT, "the file is empty")
+        try:
+            store, key = self.find(ref)
+            return store.get_range(key, 0, length if ref.bytes is None else min(length, ref.bytes))
+        except Unavailable:
+            raise
+        except (NotFound, Denied) as error:
+            raise InputRejected(Status.MISSING, str(error)) from None
+        except StoreError as error:
+            raise InputRejected(Status.FAILED, str(error)) from None
 
     def find(self, ref: ImageRef) -> tuple[Store, str]:
         """The store that an input's file lies in, and its key there."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.entries import Tally
 from pipeline.inputrows import InputRows, demand
+from pipeline.known import Known
 from pipeline.objects import NotFound
 from pipeline.plan import Plan, PlanError, PlanFile, load_plan, load_plans, plan_bytes, plan_key, read_shard
+from pipeline.sampling import Sample
 from pipeline.shardfiles import ShardFiles
 from pipeline.sources import InputError, InputSource
 from pipeline.storage import Store
@@ -22,6 +25,7 @@ __all__ = [
     "PlanError",
     "PlanFile",
     "Scan",
+    "extend",
     "freeze",
     "load_plan",
     "load_plans",
@@ -39,15 +43,29 @@ class Scan:
     """Of the images whose size is known."""
     skipped: Mapping[str, int]
     """Objects and rows that are no inputs of the job, by reason."""
+    known: int = 0
+    """Objects that an earlier generation has."""
+    changed: int = 0
+    """Of the images, those that an earlier generation has with another etag."""
 
 
-def scan(sources: Sequence[InputSource], output: Store | None = None) -> Scan:
-    """Look at all inputs and write nothing. Raises what `freeze` does."""
+def scan(
+    sources: Sequence[InputSource],
+    output: Store | None = None,
+    known: Known | None = None,
+    sample: Sample | None = None,
+) -> Scan:
+    """Look at all inputs, or at those with new images for what is not known, and write nothing.
+
+    `sample` gets all rows to choose from. Raises what `freeze` does.
+    """
     tally = Tally()
-    for _ in InputRows(sources, output).batches(tally):
-        pass
-    demand(tally, sources)
-    return Scan(tally.images, tally.bytes, dict(tally.skipped))
+    for batch in InputRows(sources, output, known).batches(tally):
+        if sample is not None:
+            sample.add(batch)
+    if known is None:
+        demand(tally, sources)
+    return Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
 
 
 def freeze(sources: Sequence[InputSource], output: Store, shard_size: int, generation: int) -> Plan:
@@ -62,23 +80,46 @@ def freeze(sources: Sequence[InputSource], output: Store, shard_size: int, gener
         return load_plan(output, generation)
     except NotFound:
         pass
-    plan = _write(sources, output, shard_size, generation)
-    if output.create(plan_key(generation), plan_bytes(plan)):
+    tally = Tally()
+    plan = _write(InputRows(sources, output), tally, output, shard_size, generation)
+    demand(tally, sources)
+    return _settle(plan, output)
+
+
+def extend(
+    sources: Sequence[InputSource], output: Store, plans: Sequence[Plan], known: Known
+) -> tuple[Plan | None, Scan]:
+    """Append a generation of what the inputs marked `new` have and no plan has; None where that is nothing.
+
+    Of drivers at a time one's plan rules, and the others adopt it. `known` holds the rows of `plans`. Raises
+    what `freeze` does.
+    """
+    tally = Tally()
+    plan = _write(InputRows(sources, output, known), tally, output, plans[-1].shard_size, len(plans))
+    found = Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
+    if not plan.images:
+        return None, found
+    # Each listing meets all that is left out: what earlier ones have told of is not told of again.
+    told: Counter[str] = sum((Counter(earlier.skipped) for earlier in plans), Counter())
+    return _settle(replace(plan, skipped=dict(Counter(plan.skipped) - told)), output), found
+
+
+def _settle(plan: Plan, output: Store) -> Plan:
+    """Put a plan's record, or take the one that was there first."""
+    if output.create(plan_key(plan.generation), plan_bytes(plan)):
         return plan
-    standing = load_plan(output, generation)
+    standing = load_plan(output, plan.generation)
     if standing.id != plan.id:
         output.delete(file.path for file in plan.files)
     return standing
 
 
-def _write(sources: Sequence[InputSource], output: Store, shard_size: int, generation: int) -> Plan:
-    tally, inputs = Tally(), InputRows(sources, output)
+def _write(inputs: InputRows, tally: Tally, output: Store, shard_size: int, generation: int) -> Plan:
     writer = ShardFiles(output, secrets.token_hex(8), inputs.schema, shard_size)
     try:
         for batch in inputs.batches(tally):
             writer.add(batch)
         writer.close()
-        demand(tally, sources)
     except BaseException:
         output.delete(file.path for file in writer.files)
         raise

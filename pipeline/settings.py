@@ -45,6 +45,12 @@ class SegmentSettings:
     """CPUs of one worker: what Ray reserves for it, and the model's threads when there is no GPU."""
     gpus: float = 0
     """GPUs of one worker; with none the model runs on the CPU."""
+    memory: int = 0
+    """Bytes of memory that Ray reserves for one worker; 0 for none."""
+    accelerator: str | None = None
+    """Type of the GPUs, as Ray names it; None for any."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the workers' processes; no secrets."""
     prefetch_images: int = 32
     """Images of one shard that may be fetched and decoded ahead of the model."""
     prefetch_bytes: int = 256 * 2**20

@@ -33,3 +33,5 @@ class InputSource:
     """URI of a GeoJSON or GeoPackage file: of rasters, only what lies in its polygons is segmented."""
     name: str | None = None
     """Put before the ids of this input's images: `<name>/<path>`."""
+    new: bool = False
+    """Whether later runs look here for images that the output does not have yet."""

@@ -19,6 +19,8 @@ from pipeline.entries import BATCH_ROWS, WINDOW, Tally, entry_schema, image_refs
 from pipeline.geo.georef import crs_name
 from pipeline.geo.windows import Grid, windows
 from pipeline.inputrows import InputRows, demand
+from pipeline.known import Known
+from pipeline.manifest import Scan
 from pipeline.objects import NotFound
 from pipeline.plan import Plan, load_plan, plan_bytes, plan_key
 from pipeline.records import ImageRef, InputRejected, Status
@@ -70,9 +72,27 @@ def freeze_tiled(
     try:
         plan = load_plan(output, generation)
     except NotFound:
-        plan = _Freezing(sources, output, shard_size, generation, tiling).plan()
+        found = _Freezing(sources, output, shard_size, generation, tiling).plan()
+        assert found is not None
+        plan = found
     install_windows(output, plan)
     return plan
+
+
+def extend_tiled(
+    sources: Sequence[InputSource], output: Store, plans: Sequence[Plan], known: Known, tiling: Tiling
+) -> tuple[Plan | None, Scan]:
+    """Append a generation of what the inputs marked `new` have and no plan has; None where that is nothing.
+
+    As `pipeline.manifest.extend`. Geometries keep the CRS of the first generation.
+    """
+    assert plans[-1].windows is not None
+    size, crs = plans[-1].windows.shard_size, next((plan.crs for plan in plans if plan.crs), "")
+    freezing = _Freezing(sources, output, size, len(plans), replace(tiling, crs=crs or tiling.crs), known)
+    plan = freezing.plan()
+    if plan is not None:
+        install_windows(output, plan)
+    return plan, freezing.found
 
 
 def install_windows(output: Store, plan: Plan) -> None:
@@ -83,13 +103,21 @@ def install_windows(output: Store, plan: Plan) -> None:
 
 class _Freezing:
     def __init__(
-        self, sources: Sequence[InputSource], output: Store, shard_size: int, generation: int, tiling: Tiling
+        self,
+        sources: Sequence[InputSource],
+        output: Store,
+        shard_size: int,
+        generation: int,
+        tiling: Tiling,
+        known: Known | None = None,
     ) -> None:
+        """With `known` a later generation, of what is not."""
         if shard_size < 1:
             raise ValueError(f"a shard of {shard_size} windows")
         self._sources, self._output, self._windows_output = sources, output, open_windows(output)
         self._shard_size, self._generation, self._tiling = shard_size, generation, tiling
-        self._tally, self._rows = Tally(), InputRows(sources, output)
+        self._known = known
+        self._tally, self._rows = Tally(), InputRows(sources, output, known)
         self._areas = read_areas(sources)
         self._schema = entry_schema(self._rows.extra, tiled=True)
         self._window_schema = entry_schema(pa.schema([]), tiled=True)
@@ -101,9 +129,19 @@ class _Freezing:
         self._windows = 0
         self._sizes: list[int] = []
 
-    def plan(self) -> Plan:
+    @property
+    def found(self) -> Scan:
+        """What was listed."""
+        tally = self._tally
+        return Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
+
+    def plan(self) -> Plan | None:
+        """The plan of the generation, or the one that was there first; None where nothing is new."""
         try:
             self._write()
+            if not self._tally.images:
+                self._take_back()
+                return None
             plan = self._record()
             if self._output.create(plan_key(self._generation), plan_bytes(plan)):
                 return plan
@@ -134,7 +172,8 @@ class _Freezing:
             self._end_shard(rows)
         self._files.close()
         self._window_files.close()
-        self._demand()
+        if self._known is None:
+            self._demand()
 
     def _units(self) -> Iterator[Sequence[Cut]]:
         """Rasters that are stitched together: each by itself, or those that overlap on the ground."""

@@ -14,6 +14,7 @@ from jobs.errors import EXIT_CODES, ExitCode
 
 COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
+    *("submit", "jobs", "schedule", "top"),
     *("evaluate", "weights", "schema", "demo", "demo-model"),
 )
 
