@@ -1,0 +1,110 @@
+"""`deploy/local.sh`: several nodes on one machine, closed by a token, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import pictures, tiny_weights
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "deploy" / "local.sh"
+COMMAND = Path(sys.executable).with_name("condinst")
+NODES = """
+import json, ray
+ray.init(log_to_driver=False, logging_level="ERROR")
+print(json.dumps([node["Resources"].get("CPU") for node in ray.nodes() if node["Alive"]]))
+"""
+
+
+def free_port() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """The environment that reaches a cluster of a head and two nodes."""
+    folder = tempfile.mkdtemp(prefix="lc-", dir="/tmp")
+    own = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "CLUSTER": f"{folder}/c",
+        "PORT": free_port(),
+        "DASHBOARD_PORT": free_port(),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    try:
+        up = subprocess.run(
+            [SCRIPT, "up", "2"], env=own, capture_output=True, text=True, timeout=280, check=False
+        )
+        assert up.returncode == 0, up.stderr
+        said = subprocess.run([SCRIPT, "env"], env=own, capture_output=True, text=True, check=True).stdout
+        pairs = [
+            word.split("=", 1) for line in said.splitlines() for word in line.removeprefix("export ").split()
+        ]
+        yield {**own, **dict(pairs)}
+    finally:
+        subprocess.run([SCRIPT, "down"], env=own, timeout=200, check=True)
+        shutil.rmtree(folder)
+    assert not [line for line in processes() if f"{folder}/c" in line]
+
+
+def processes() -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_job_uses_its_nodes(cluster: dict[str, str], tmp_path: Path) -> None:
+    nodes = subprocess.run(
+        [sys.executable, "-c", NODES], env=cluster, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert json.loads(nodes.stdout.splitlines()[-1]) == [1.0, 1.0, 1.0], nodes.stderr
+    pictures(tmp_path / "in", 30)
+    spec = tmp_path / "job.yaml"
+    spec.write_text(
+        f"kind: segment\nname: nodes\ninput: {{uri: {tmp_path / 'in'}}}\n"
+        f"output: {{uri: {tmp_path / 'out'}}}\n"
+        f"model: {{weights: {tiny_weights(tmp_path)}}}\nshards: {{images: 1}}\nworkers: {{count: 2}}\n"
+    )
+    done = subprocess.run(
+        [COMMAND, "run", spec], env=cluster, capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    commits = [json.loads(path.read_text()) for path in (tmp_path / "out" / "commits").glob("*.json")]
+    assert len(commits) == 32
+
+
+def test_nobody_without_the_token_gets_in(cluster: dict[str, str], tmp_path: Path) -> None:
+    other = tmp_path / "token"
+    other.write_text("0" * 64)
+    done = subprocess.run(
+        [sys.executable, "-c", NODES], env={**cluster, "RAY_AUTH_TOKEN_PATH": str(other)},
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "Alive" not in done.stdout
+    token = Path(cluster["RAY_AUTH_TOKEN_PATH"])
+    assert token.stat().st_mode & 0o077 == 0
+
+
+def test_it_does_not_start_twice(cluster: dict[str, str]) -> None:
+    again = subprocess.run(
+        [SCRIPT, "up"], env=cluster, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
