@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import ExitCode
 from tests.tiny import pictures, tiny_weights
 
 ROOT = Path(__file__).parents[2]
@@ -69,24 +70,69 @@ def processes() -> list[str]:
     return found
 
 
+def job(folder: Path, workers: str) -> Path:
+    pictures(folder / "in", 30)
+    spec = folder / "job.yaml"
+    spec.write_text(
+        f"kind: segment\nname: nodes\ninput: {{uri: {folder / 'in'}}}\n"
+        f"output: {{uri: {folder / 'out'}}}\n"
+        f"model: {{weights: {tiny_weights(folder)}}}\nshards: {{images: 1}}\nworkers: {workers}\n"
+    )
+    return spec
+
+
+def commits(folder: Path) -> int:
+    return len(list((folder / "out" / "commits").glob("*.json")))
+
+
 def test_a_job_uses_its_nodes(cluster: dict[str, str], tmp_path: Path) -> None:
     nodes = subprocess.run(
         [sys.executable, "-c", NODES], env=cluster, capture_output=True, text=True, timeout=100, check=False
     )
     assert json.loads(nodes.stdout.splitlines()[-1]) == [1.0, 1.0, 1.0], nodes.stderr
-    pictures(tmp_path / "in", 30)
-    spec = tmp_path / "job.yaml"
-    spec.write_text(
-        f"kind: segment\nname: nodes\ninput: {{uri: {tmp_path / 'in'}}}\n"
-        f"output: {{uri: {tmp_path / 'out'}}}\n"
-        f"model: {{weights: {tiny_weights(tmp_path)}}}\nshards: {{images: 1}}\nworkers: {{count: 2}}\n"
-    )
     done = subprocess.run(
-        [COMMAND, "run", spec], env=cluster, capture_output=True, text=True, timeout=250, check=False
-    )
+        [COMMAND, "run", job(tmp_path, "{count: 2}")],
+        env=cluster, capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    commits = [json.loads(path.read_text()) for path in (tmp_path / "out" / "commits").glob("*.json")]
-    assert len(commits) == 32
+    assert commits(tmp_path) == 32
+
+
+def test_a_job_waits_for_nodes_where_it_is_told_that_they_come(
+    cluster: dict[str, str], tmp_path: Path
+) -> None:
+    spec = job(tmp_path, "{count: 1, cpus: 3}")
+    refused = subprocess.run(
+        [COMMAND, "run", spec], env=cluster, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert refused.returncode == ExitCode.REFUSED
+    assert "the cluster's nodes hold 0" in refused.stderr
+    waiting = subprocess.Popen(
+        [COMMAND, "run", spec], env={**cluster, "CONDINST_NODE_PATIENCE": "200"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        # What an autoscaler sees, and does.
+        wait_for_demand(cluster)
+        subprocess.run([SCRIPT, "add"], env={**cluster, "CPUS": "3"}, timeout=100, check=True)
+        _, said = waiting.communicate(timeout=200)
+    finally:
+        waiting.kill()
+    assert waiting.returncode == 0, said
+    assert commits(tmp_path) == 32
+
+
+def wait_for_demand(cluster: dict[str, str]) -> None:
+    """Until the cluster's state names the workers that have no node."""
+    ray = Path(sys.executable).with_name("ray")
+    for _ in range(30):
+        said = subprocess.run(
+            [ray, "status", "--address", cluster["RAY_ADDRESS"]],
+            env=cluster, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        if "'CPU': 3.0" in said.stdout:
+            return
+    raise AssertionError(said.stdout)
 
 
 def test_nobody_without_the_token_gets_in(cluster: dict[str, str], tmp_path: Path) -> None:
