@@ -133,8 +133,8 @@ class ResourcesSection(Section):
     )
     memory: Size | None = Field(
         default=None,
-        description="Memory of each worker, for example `16Gi`: what Ray reserves, and what its pod gets. "
-        "Default: Ray reserves none, a pod gets `4Gi` for each worker.",
+        description="Memory of each worker, for example `16Gi`: what Ray reserves. A rendered pod has 1 GiB "
+        "more, for Ray. Default: Ray reserves none, a pod has `4Gi` for each worker.",
     )
     accelerator: str | None = Field(
         default=None,
