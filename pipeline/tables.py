@@ -32,6 +32,8 @@ __all__ = ["Run", "canonical", "crop", "full_frame_rle", "open", "polygons"]
 TableName = Literal["instances", "images"]
 READERS = 8
 """Files read at a time."""
+SHARDS_AHEAD = 2
+"""Whole shards, both tables of each, worked on at a time."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -104,6 +106,29 @@ class Run:
         """The same rows as a stream, for tables larger than memory: some shards are read ahead, no more."""
         for part in self._parts(table, columns, filter):
             yield from part.to_batches()
+
+    def by_shard(
+        self,
+        function: Callable[[int, pa.Table, pa.Table], R],
+        images: Sequence[str],
+        instances: Sequence[str],
+        filter: pc.Expression | None = None,
+    ) -> Iterator[R]:
+        """`function` of each shard's number in plan order, its `images` and its `instances`, in that order.
+
+        `filter` is held against instances. Called in threads: two shards are worked on at a time.
+        """
+
+        def of(place: tuple[int, Commit]) -> R:
+            number, commit = place
+            parts = (
+                self._read(commit, "images", images, None),
+                self._read(commit, "instances", instances, filter),
+            )
+            return function(number, *parts)
+
+        with ThreadPoolExecutor(SHARDS_AHEAD) as workers:
+            yield from _ahead(workers, of, list(enumerate(self.commits)), SHARDS_AHEAD)
 
     def schema(self, table: TableName) -> pa.Schema:
         """A table's columns, those passed through from manifests among them."""
@@ -188,12 +213,18 @@ class Run:
         ).to_table()
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], depth: int = READERS
+) -> Iterator[R]:
     """Results in order, with a bounded number computed ahead of whoever takes them."""
     waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > READERS:
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -14,6 +14,7 @@ from jobs.errors import EXIT_CODES, ExitCode
 
 COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
+    *("export", "import"),
     *("evaluate", "weights", "schema", "demo", "demo-model"),
 )
 
