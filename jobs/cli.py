@@ -13,7 +13,7 @@ import typer
 from jobs import weights_cli
 from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
-from jobs.export_cli import export, import_
+from jobs.export_cli import export, filter, import_
 from jobs.options import Anonymous, Endpoint, Profile, Region
 from jobs.upkeep_cli import cancel, retry, vacuum, verify
 
@@ -237,6 +237,7 @@ app.command()(verify)
 app.command()(vacuum)
 app.command()(evaluate)
 app.command()(export)
+app.command()(filter)
 app.command("import")(import_)
 
 

@@ -1,4 +1,4 @@
-"""`condinst export` and `condinst import` as the command line has them."""
+"""`condinst export`, `filter` and `import` as the command line has them."""
 
 from __future__ import annotations
 
@@ -83,6 +83,48 @@ def export(
     )
     store = StoreOptions(endpoint, region, profile, anonymous)
     export_output(Request(output, format, to, selection, crs, image_prefix, store))
+
+
+def filter(
+    output: Output,
+    to: Annotated[
+        str, typer.Argument(metavar="TO", help="The output to write, a path or URI.", show_default=False)
+    ],
+    min_score: MinScore = None,
+    max_score: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Instances of a score below this one.", show_default=False),
+    ] = None,
+    classes: Classes = [],  # noqa: B006
+    min_area: MinArea = None,
+    max_area: MaxArea = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """Write a run's tables anew with fewer instances, without running the model.
+
+    The new output is verified, read, exported and resumed as any other; images keep their rows.
+
+    Examples:
+
+    [cyan]condinst filter s3://masks/mushrooms s3://masks/sure --min-score 0.6[/]
+
+    [cyan]condinst filter work/masks work/large-plants --class plant --min-area 400[/]
+    """
+    from jobs.filter import filter_output
+    from pipeline.export.selection import Selection
+    from pipeline.storage import StoreOptions
+
+    selection = Selection(
+        min_score=min_score,
+        max_score=max_score,
+        classes=tuple(classes),
+        min_area=min_area,
+        max_area=max_area,
+    )
+    filter_output(output, to, selection, StoreOptions(endpoint, region, profile, anonymous))
 
 
 def import_(

@@ -10,7 +10,7 @@ A run is what was committed when it was opened, also while the job goes on or af
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -32,6 +32,8 @@ __all__ = ["Run", "canonical", "crop", "full_frame_rle", "open", "polygons"]
 TableName = Literal["instances", "images"]
 READERS = 8
 """Files read at a time."""
+GEO = b"geo"
+"""GeoParquet's key in a file's metadata, which rows keep that are read for themselves."""
 SHARDS_AHEAD = 2
 """Whole shards, both tables of each, worked on at a time."""
 
@@ -110,13 +112,15 @@ class Run:
     def by_shard(
         self,
         function: Callable[[int, pa.Table, pa.Table], R],
-        images: Sequence[str],
-        instances: Sequence[str],
+        images: Sequence[str] | None = None,
+        instances: Sequence[str] | None = None,
         filter: pc.Expression | None = None,
+        shards: Container[str] | None = None,
     ) -> Iterator[R]:
         """`function` of each shard's number in plan order, its `images` and its `instances`, in that order.
 
-        `filter` is held against instances. Called in threads: two shards are worked on at a time.
+        `filter` is held against instances; `shards` are those wanted, None for all. Called in threads: two
+        shards are worked on at a time.
         """
 
         def of(place: tuple[int, Commit]) -> R:
@@ -128,7 +132,8 @@ class Run:
             return function(number, *parts)
 
         with ThreadPoolExecutor(SHARDS_AHEAD) as workers:
-            yield from _ahead(workers, of, list(enumerate(self.commits)), SHARDS_AHEAD)
+            wanted = [item for item in enumerate(self.commits) if shards is None or item[1].shard in shards]
+            yield from _ahead(workers, of, wanted, SHARDS_AHEAD)
 
     def schema(self, table: TableName) -> pa.Schema:
         """A table's columns, those passed through from manifests among them."""
@@ -204,13 +209,15 @@ class Run:
         filter: pc.Expression | None,
     ) -> pa.Table:
         fragment = ds.ParquetFileFormat().make_fragment(file)
-        return ds.Scanner.from_fragment(
+        rows = ds.Scanner.from_fragment(
             fragment,
             schema=self.schema(table),
             columns=None if columns is None else list(columns),
             filter=filter,
             use_threads=False,
         ).to_table()
+        geo = (fragment.physical_schema.metadata or {}).get(GEO)
+        return rows.replace_schema_metadata({**(rows.schema.metadata or {}), GEO: geo}) if geo else rows
 
 
 def _ahead(

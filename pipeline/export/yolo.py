@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import shapely
-import yaml
 
 from pipeline.export.files import UNNAMEABLE, UNNAMED, relative, whole_folder
 from pipeline.export.selection import UNSIZED, Exported, Part, Selection, parts
@@ -45,16 +45,16 @@ def write_yolo(run: Run, selection: Selection, path: Path) -> Exported:
                 names |= found
                 done.add(part)
                 listing.writelines(f"{uri}\n" for uri in uris)
-        data = {"path": ".", "train": "images", "val": "images", "names": _classes(names)}
-        (folder / "data.yaml").write_text(
-            yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        # A list in JSON is one in YAML.
+        listed = json.dumps(_classes(names), ensure_ascii=False)
+        data = f"path: .\ntrain: images\nval: images\nnames: {listed}\n"
+        (folder / "data.yaml").write_text(data, encoding="utf-8")
     return done
 
 
-def _classes(names: dict[int, str]) -> dict[int, str]:
+def _classes(names: dict[int, str]) -> list[str]:
     """Names by YOLO's class numbers, which have no gaps."""
-    return {number: names.get(number + 1, f"class {number + 1}") for number in range(max(names, default=0))}
+    return [names.get(number + 1, f"class {number + 1}") for number in range(max(names, default=0))]
 
 
 def _write(part: Part, folder: Path) -> tuple[Exported, list[str], dict[int, str]]:

@@ -14,7 +14,7 @@ from jobs.errors import EXIT_CODES, ExitCode
 
 COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
-    *("export", "import"),
+    *("export", "filter", "import"),
     *("evaluate", "weights", "schema", "demo", "demo-model"),
 )
 
