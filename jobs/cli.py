@@ -15,6 +15,7 @@ from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
 from jobs.export_cli import export, filter, import_
 from jobs.options import Anonymous, Endpoint, Profile, Region
+from jobs.publish_cli import publish
 from jobs.upkeep_cli import cancel, retry, vacuum, verify
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ app.command()(vacuum)
 app.command()(evaluate)
 app.command()(export)
 app.command()(filter)
+app.command()(publish)
 app.command("import")(import_)
 
 
