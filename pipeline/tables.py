@@ -23,11 +23,22 @@ import pyarrow.parquet as pq
 from pipeline.commit import Commit, attempt_key, public_key
 from pipeline.ledger import Ledger, LedgerError
 from pipeline.manifest import Plan, load_plans
+from pipeline.maskviews import MASK_COLUMNS, Mask, boxes, masks_of, pixel_polygons
 from pipeline.rowmasks import crop, full_frame_rle, polygons
 from pipeline.schemas import INSTANCES_SCHEMA, SCHEMA_VERSION, VOLATILE_COLUMNS, images_schema
 from pipeline.storage import NotFound, Store, StoreOptions
 
-__all__ = ["Run", "canonical", "crop", "full_frame_rle", "open", "polygons"]
+__all__ = [
+    "Mask",
+    "Run",
+    "boxes",
+    "canonical",
+    "crop",
+    "full_frame_rle",
+    "open",
+    "pixel_polygons",
+    "polygons",
+]
 
 TableName = Literal["instances", "images"]
 READERS = 8
@@ -98,6 +109,19 @@ class Run:
         Without `mask` a fraction of the bytes is read: only the columns asked for leave the store.
         """
         return self._table("instances", columns, filter)
+
+    def masks(self, filter: pc.Expression | None = None) -> Iterator[Mask]:
+        """The instances that `filter` holds for, one by one, with their masks in any form; in plan order.
+
+        A stream: memory holds some shards.
+        """
+
+        def of(number: int, images: pa.Table, instances: pa.Table) -> tuple[pa.Table, pa.Table]:
+            return images, instances
+
+        for images, instances in self.by_shard(of, ("image_id", "height", "width"), MASK_COLUMNS, filter):
+            rows = images.to_pylist()
+            yield from masks_of({r["image_id"]: (r["height"], r["width"]) for r in rows}, instances)
 
     def batches(
         self,

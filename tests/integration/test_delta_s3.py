@@ -15,7 +15,7 @@ from tests.made import made_job, plan_of, work
 
 def test_shards_are_appended_in_s3(s3_bucket: str, tmp_path: Path) -> None:
     store = made_job(str(tmp_path / "out"), tmp_path / "in")
-    uri = f"s3://{s3_bucket}/lake"
+    uri = f"{s3_bucket}/lake"
     for number, shard in enumerate(plan_of(store).shard_ids()):
         work(store, shard)
         for _ in range(2):
