@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import weights_cli
+from jobs.compare_cli import confusion, diff
 from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
 from jobs.export_cli import export, filter, import_
@@ -240,6 +241,8 @@ app.command()(evaluate)
 app.command()(export)
 app.command()(filter)
 app.command()(publish)
+app.command()(diff)
+app.command()(confusion)
 app.command("import")(import_)
 
 

@@ -14,7 +14,7 @@ from jobs.errors import EXIT_CODES, ExitCode
 
 COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
-    *("export", "filter", "import", "publish"),
+    *("export", "filter", "import", "publish", "diff", "confusion"),
     *("evaluate", "weights", "schema", "demo", "demo-model"),
 )
 
