@@ -1,4 +1,4 @@
-"""Found instances held against true ones, image by image: what is taken for what, with the largest examples."""
+"""Found instances held against true ones, image by image: what is taken for what, with examples."""
 
 from __future__ import annotations
 
