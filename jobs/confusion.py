@@ -14,8 +14,8 @@ from rich.markup import escape
 
 from jobs import pages
 from jobs.categories import parse_renames
-from jobs.confusion_count import NOTHING, Confusion, count_confusion
-from jobs.cutout import AFTER, BEFORE, Cutouts
+from jobs.confusion_count import NOTHING, Confusion, count_confusion, outline
+from jobs.cutout import AFTER, BEFORE, Cutouts, Outline
 from jobs.errors import JobError
 from jobs.target import no_job, open_target
 from jobs.truth import has_masks, read_truth
@@ -145,7 +145,8 @@ def _pictures(counted: Confusion, options: StoreOptions) -> Iterator[pages.Pictu
     cutouts = Cutouts(options)
     for (true, as_), example in counted.examples():
         image = example.image
-        sides = [(example.true, BEFORE), (example.found, AFTER)]
-        outlines = [(row, colour) for row, colour in sides if row is not None]
-        jpeg = cutouts.jpeg(image["uri"], (image["height"], image["width"]), outlines)
+        size = (image["height"], image["width"])
+        outlines: list[Outline] = [] if example.true is None else [(outline(example.true, size), BEFORE)]
+        outlines += [] if example.found is None else [(example.found, AFTER)]
+        jpeg = cutouts.jpeg(image["uri"], size, outlines)
         yield pages.Picture(jpeg, f"{true} found as {as_}; {image['image_id']}")

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
+from condinst import rle
 from jobs.from_tables import images_in_both
 from jobs.truth import has_masks
 from pipeline.export.selection import Selection, parts
@@ -32,7 +33,7 @@ Cell = tuple[str, str]
 
 @dataclass(frozen=True)
 class Example:
-    """One instance of a cell, drawn from the truth's outline and the found one."""
+    """One instance of a cell: the truth's annotation and the row that was found, None where there is none."""
 
     image: Mapping[str, Any]
     true: Mapping[str, Any] | None
@@ -116,15 +117,14 @@ def _count_image(
     found = rows.to_pylist()
     named = [truth.cats[a["category_id"]]["name"] for a in annotations]
     as_found = [renames.get(row["category"], row["category"]) for row in found]
-    drawn = [_outline(a, size) for a in annotations]
     counted.images += 1
     for t, f, _ in pairs:
         if not annotations[t].get("iscrowd"):
-            counted.add((named[t], as_found[f]), Example(image, drawn[t], found[f]))
+            counted.add((named[t], as_found[f]), Example(image, annotations[t], found[f]))
     seen_true, seen_found = {t for t, _, _ in pairs}, {f for _, f, _ in pairs}
     for t, annotation in enumerate(annotations):
         if t not in seen_true and not annotation.get("iscrowd"):
-            counted.add((named[t], NOTHING), Example(image, drawn[t], None))
+            counted.add((named[t], NOTHING), Example(image, annotations[t], None))
     for f, row in enumerate(found):
         if f not in seen_found:
             counted.add((NOTHING, as_found[f]), Example(image, None, row))
@@ -144,7 +144,7 @@ def _count_unseen(counted: Confusion, run: Run, truth: COCO, images: Mapping[str
             size = (image["height"], image["width"])
             here = {"image_id": image["file_name"], "uri": None, "height": size[0], "width": size[1]}
             name = truth.cats[annotation["category_id"]]["name"]
-            counted.add((name, NOTHING), Example(here, _outline(annotation, size), None))
+            counted.add((name, NOTHING), Example(here, annotation, None))
 
 
 def _true_shapes(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], masks: bool) -> Shapes:
@@ -166,8 +166,14 @@ def _box_shapes(boxes: Sequence[Mapping[str, float]], size: tuple[int, int]) -> 
     return Shapes.of_rles([rle["counts"] for rle in rles], size)
 
 
-def _outline(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """A true instance in the form of a row, its crop the whole image."""
-    rle = annotation.get("segmentation") or coco.frPyObjects(np.array([annotation["bbox"]], float), *size)[0]
-    mask = {"x": 0, "y": 0, "height": size[0], "width": size[1], "counts": _counts(rle)}
-    return {"mask": mask, "area": int(coco.area(rle)), "id": annotation["id"]}
+def outline(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """A true instance in the form of a row: its mask as a tight crop, its area."""
+    boxed = np.array([annotation["bbox"]], float)
+    whole = annotation.get("segmentation") or coco.frPyObjects(boxed, *size)[0]
+    pixels = coco.decode(whole).astype(bool)
+    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    top, left = (int(side[0]) if len(side) else 0 for side in (rows, columns))
+    crop = pixels[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1] if len(rows) else pixels[:1, :1]
+    height, width = crop.shape
+    mask = {"x": left, "y": top, "height": height, "width": width, "counts": rle.encode(crop)}
+    return {"mask": mask, "area": int(crop.sum())}
