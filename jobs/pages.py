@@ -16,7 +16,7 @@ table { border-collapse: collapse; } caption { text-align: left; padding: .3rem 
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } figure img { width: 100%; height: auto; border-radius: 4px; }
+figure { margin: 0; } figure img { width: 100%; max-height: 20rem; object-fit: contain; border-radius: 4px; }
 figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 @media print { .figures { grid-template-columns: repeat(3, 1fr); } figure { break-inside: avoid; } }
 """

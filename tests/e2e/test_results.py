@@ -1,4 +1,4 @@
-"""What becomes of results, as a user does it: export, filter, import, publish, compare; each its own process."""
+"""What becomes of results, as a user does it: export, filter, import, publish, compare."""
 
 from __future__ import annotations
 
