@@ -16,6 +16,10 @@ from pipeline.rowmasks import combined, rle_masks
 MASK_COLUMNS = ("image_id", "instance_id", "category", "score", "area", "mask")
 
 
+_ROWS = 4096
+"""Masks traced together."""
+
+
 @dataclass(frozen=True)
 class Mask:
     """An instance with its mask. Sizes are (height, width) in pixels of its image."""
@@ -77,7 +81,9 @@ def pixel_polygons(rows: pa.Table) -> NDArray[np.object_]:
     """(n,) shapely polygons of rows with `mask` and `area`, in image pixels: many at once is quick."""
     from pipeline.geo import polygons
 
-    return polygons.pixel_polygons(rle_masks(rows))
+    some = [rows.slice(at, _ROWS) for at in range(0, max(rows.num_rows, 1), _ROWS)]
+    found: NDArray[np.object_] = np.concatenate([polygons.pixel_polygons(rle_masks(part)) for part in some])
+    return found
 
 
 def boxes(rows: pa.Table) -> NDArray[np.float32]:

@@ -34,6 +34,8 @@ LOSSES = {
     "geoparquet": (),
 }
 UNPLACED = "instances of images without a place on the map, left out"
+_ROWS = 8192
+"""Instances whose geometries are in memory at a time."""
 _COLUMNS = tuple(INSTANCES_SCHEMA.names)
 SCHEMA = pa.schema([*INSTANCES_SCHEMA, pa.field(COVERING, COVERING_TYPE), pa.field("area_m2", pa.float64())])
 
@@ -78,14 +80,14 @@ def first_crs(run: Run, selection: Selection) -> str:
 
 
 def _batches(run: Run, selection: Selection, target: str, done: Exported) -> Iterator[pa.RecordBatch]:
-    """Image by image, so that the geometries of one alone are in memory."""
+    """Image by image and some rows of it at a time, so that the geometries of those alone are in memory."""
     images = (*IMAGE_COLUMNS, "crs", "transform")
     for part in parts(run, selection, lambda part: part, images=images, instances=_COLUMNS):
         listed = part.images.select(["crs", "transform"]).to_pylist()
         for at, some in part.by_image():
             done.images += 1
-            rows = part.instances.slice(some.start, some.stop - some.start).combine_chunks()
-            if rows.num_rows:
+            for first in range(some.start, some.stop, _ROWS):
+                rows = part.instances.slice(first, min(_ROWS, some.stop - first))
                 yield from _of_image(rows, _georef(listed[at]), target)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
@@ -26,6 +28,8 @@ LOSSES = (
 _COLUMNS = ("category_id", "category", "area", "mask")
 _CLASH = "images of one name but for its ending, which YOLO cannot tell apart: left out"
 _DECIMALS = 7
+_ROWS = 4096
+"""Instances whose outlines are in memory at a time."""
 
 
 def write_yolo(run: Run, selection: Selection, path: Path) -> Exported:
@@ -66,34 +70,35 @@ def _write(part: Part, folder: Path) -> tuple[Exported, list[str], dict[int, str
         if image["width"] is None:
             done.losses[UNSIZED] += 1
             continue
-        rows = part.instances.slice(some.start, some.stop - some.start).combine_chunks()
-        shapes = pixel_polygons(rle_masks(rows)) if rows.num_rows else np.zeros(0, object)
-        solids = [solid_parts(shape) for shape in shapes]
-        if _write_labels(folder, image, rows["category_id"].to_numpy() - 1, solids, done):
-            done.losses.update(_losses(shapes, solids, pc.sum(rows["area"]).as_py() or 0))
-            uris.append(image["uri"] or image["image_id"])
+        rows = part.instances.slice(some.start, some.stop - some.start)
+        path = (folder / "labels" / relative(image["image_id"])).with_suffix(".txt")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                done.losses.update(_write_labels(file, image, rows))
+        except OSError as error:
+            if error.errno not in UNNAMEABLE:
+                raise
+            done.losses[_CLASH if isinstance(error, FileExistsError) else UNNAMED] += 1
+            continue
+        done.images += 1
+        done.instances += rows.num_rows
+        uris.append(image["uri"] or image["image_id"])
     return done, uris, part.categories()
 
 
-def _write_labels(
-    folder: Path, image: dict[str, Any], labels: Any, solids: Sequence[Any], done: Exported
-) -> bool:
-    """Write one image's file; whether it could be."""
-    path = (folder / "labels" / relative(image["image_id"])).with_suffix(".txt")
+def _write_labels(file: IO[str], image: dict[str, Any], rows: pa.Table) -> Counter[str]:
+    """Write one image's instances, some at a time; returns what was lost."""
     scale = np.array([image["width"], image["height"]])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.writelines(_line(int(n), solid, scale) for n, solid in zip(labels, solids, strict=True))
-    except OSError as error:
-        if error.errno not in UNNAMEABLE:
-            raise
-        clash = isinstance(error, FileExistsError)
-        done.losses[_CLASH if clash else UNNAMED] += 1
-        return False
-    done.images += 1
-    done.instances += len(solids)
-    return True
+    losses: Counter[str] = Counter()
+    for at in range(0, rows.num_rows, _ROWS):
+        some = rows.slice(at, _ROWS)
+        shapes = pixel_polygons(rle_masks(some))
+        solids = [solid_parts(shape) for shape in shapes]
+        losses.update(_losses(shapes, solids, pc.sum(some["area"]).as_py()))
+        labels = some["category_id"].to_numpy() - 1
+        file.writelines(_line(int(n), solid, scale) for n, solid in zip(labels, solids, strict=True))
+    return losses
 
 
 def _losses(shapes: Any, solids: Sequence[Any], pixels: int) -> dict[str, int]:

@@ -10,17 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import shapely
 from rich.console import Console
 
 from jobs.errors import JobError
 from jobs.filter import filter_output
 from pipeline.export.selection import Selection
 from pipeline.filtering import filter_run
+from pipeline.geo.geoparquet import geo_metadata
 from pipeline.ledger import FingerprintMismatch
 from pipeline.storage import Store, StoreOptions
 from pipeline.tables import Run, canonical
 from pipeline.verify import Outcome, verify
-from tests.made import contents, made_job, made_output, plan_of, work
+from tests.made import contents, made_job, made_output, plan_of, rewrite, work
 
 VOLATILE = ["status", "instances", "attempt"]
 
@@ -127,3 +129,21 @@ def test_what_does_not_do_is_said(store: Store, tmp_path: Path) -> None:
     with pytest.raises(JobError, match="holds no job"):
         told(str(tmp_path / "nothing"), to, min_score=0.5)
     assert not Path(to).exists()
+
+
+def test_geometries_and_what_a_file_says_of_them_stay(store: Store, tmp_path: Path) -> None:
+    geo = geo_metadata("EPSG:32635")
+    wkb = shapely.to_wkb(shapely.box(5e5, 6e6, 5e5 + 1, 6e6 + 1))
+
+    def placed(table: pa.Table) -> pa.Table:
+        at = table.schema.get_field_index("geometry")
+        column = pa.array([wkb] * table.num_rows, pa.binary())
+        table = table.set_column(at, table.schema.field(at), column)
+        return table.replace_schema_metadata({**table.schema.metadata, **geo})
+
+    for shard in plan_of(store).shard_ids():
+        rewrite(store, shard, "instances", placed)
+    told(store.uri, str(tmp_path / "to"), min_score=0.5)
+    target = Store.open(str(tmp_path / "to"))
+    assert verify(target, full=True).findings == []
+    assert set(Run(target).instances()["geometry"].to_pylist()) == {wkb}
