@@ -55,16 +55,21 @@ def decode_brush(data: Sequence[int], height: int, width: int) -> NDArray[np.boo
     sizes = [reader.read(4) + 1 for _ in range(4)]
     if words != height * width * _CHANNELS or size != _WORD:
         raise BrushError(f"it has {words:,} words of {size} bits, not those of {height}x{width} pixels")
-    out = np.zeros(words, np.uint8)
+    out = np.zeros(height * width, bool)
     at = 0
     while at < words:
         run = reader.read(1)
         end = at + 1 + reader.read(sizes[reader.read(2)])
         if end > words:
             raise BrushError("its runs are longer than its picture")
-        out[at:end] = reader.read(size) if run else reader.words(end - at)
+        # Of a pixel's four words the last says how opaque it is.
+        first, last = at // _CHANNELS, end // _CHANNELS
+        if run:
+            out[first:last] = reader.read(size) > 0
+        else:
+            out[first:last] = reader.words(end - at)[_CHANNELS - 1 - at % _CHANNELS :: _CHANNELS] > 0
         at = end
-    return out.reshape(height, width, _CHANNELS)[..., 3] > 0
+    return out.reshape(height, width)
 
 
 def _rows_runs(pixels: NDArray[np.bool_], x: int, y: int, height: int, width: int) -> NDArray[np.int64]:

@@ -27,6 +27,8 @@ LOSSES = (
 _COLUMNS = ("category_id", "category", "score", "bbox", "area", "mask")
 _ROWS = 1 << 15
 """Annotations put together at a time."""
+_NOT_PLAIN = r'["\\\x00-\x1f]'
+"""What JSON escapes in text."""
 _COORDINATES = ("x", "y", "width", "height")
 
 
@@ -51,21 +53,38 @@ def write_coco(run: Run, selection: Selection, path: Path) -> Exported:
 def _write_images(run: Run, selection: Selection, file: IO[bytes], done: Exported) -> list[int]:
     """Write the images; returns how many come before each shard's."""
     counts = []
-
-    def chosen(part: Part) -> tuple[list[dict[str, object]], int]:
-        sized = part.images.filter(pc.is_valid(part.images["width"]))
-        return sized.to_pylist(), part.images.num_rows - sized.num_rows
-
-    for images, without_size in parts(run, selection, chosen):
-        for number, image in enumerate(images, done.images + 1):
-            said = {"id": number, "file_name": image["image_id"]}
-            said |= {name: image[name] for name in ("width", "height")}
-            file.write((",\n" if number > 1 else "\n").encode() + json.dumps(said).encode())
-        counts.append(len(images))
-        done.images += len(images)
+    for named, without_size in parts(run, selection, _images):
+        file.write(
+            _text(_join(',\n{"id":', _numbers(len(named), done.images), named), first=done.images == 0)
+        )
+        counts.append(len(named))
+        done.images += len(named)
         if without_size:
             done.losses[UNSIZED] += without_size
     return list(accumulate(counts, initial=0))
+
+
+def _images(part: Part) -> tuple[pa.Array, int]:
+    """What follows each image's number, and how many have no size."""
+    sized = part.images.filter(pc.is_valid(part.images["width"]))
+    height, width = (_number(combined(sized[name])) for name in ("height", "width"))
+    names = _quoted(combined(sized["image_id"]))
+    texts = _join(',"file_name":', names, ',"height":', height, ',"width":', width, "}")
+    return texts, part.images.num_rows - sized.num_rows
+
+
+def _quoted(names: pa.Array) -> pa.Array:
+    """Text as JSON's."""
+    if pc.any(pc.match_substring_regex(names, _NOT_PLAIN)).as_py():
+        return pa.array(
+            [json.dumps(name, ensure_ascii=False) for name in names.to_pylist()], pa.large_string()
+        )
+    return _join('"', names.cast(pa.large_string()), '"')
+
+
+def _numbers(count: int, before: int) -> pa.Array:
+    """The numbers that follow `before`, as text."""
+    return pc.cast(pa.array(np.arange(before + 1, before + count + 1)), pa.large_string())
 
 
 def _write_annotations(
@@ -80,7 +99,7 @@ def _write_annotations(
     for batches, found in parts(run, selection, texts, instances=_COLUMNS):
         categories |= found
         for before, after in batches:
-            numbered = pc.cast(pa.array(np.arange(len(before)) + done.instances + 1), pa.large_string())
+            numbered = _numbers(len(before), done.instances)
             file.write(_text(_join(before, numbered, after), first=done.instances == 0))
             done.instances += len(before)
     return categories
@@ -93,7 +112,7 @@ def _annotations(part: Part, images_before: int) -> Iterator[tuple[pa.Array, pa.
     heads = pa.array(
         [
             f',\n{{"image_id":{n},"iscrowd":0,"segmentation":{{"size":[{h},{w}],"counts":"'
-            for n, h, w in zip(number, height, width, strict=True)
+            for n, h, w in zip(number.tolist(), height.tolist(), width.tolist(), strict=True)
         ],
         pa.large_string(),
     )

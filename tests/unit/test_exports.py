@@ -80,6 +80,16 @@ def test_coco_has_every_instance_with_its_very_mask(run: Run, tmp_path: Path) ->
     assert "lost: `truncated`" in said
 
 
+@pytest.mark.parametrize("name", ['a "b" \\ c\n\x01.png', "ä/ü 木.png", "\u2028.png"])
+def test_coco_is_json_whatever_the_names(tmp_path: Path, name: str) -> None:
+    store = made_output(str(tmp_path / "out"), tmp_path / "in")
+    for table in ("images", "instances"):
+        rewrite(store, "0000-000000", table, edit(0, image_id=name))
+    write_coco(Run(store), Selection(), tmp_path / "x.json")
+    found = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert found["images"][0]["file_name"] == name
+
+
 def test_coco_gives_the_ap_that_evaluate_gives(run: Run, tmp_path: Path) -> None:
     """Against a truth of two in three instances, each a bit smaller than it was found."""
     images = [
