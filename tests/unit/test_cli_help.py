@@ -15,6 +15,7 @@ from jobs.errors import EXIT_CODES, ExitCode
 COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
     *("submit", "jobs", "schedule", "top"),
+    *("export", "filter", "import", "publish", "diff", "confusion"),
     *("evaluate", "weights", "schema", "demo", "demo-model"),
 )
 
