@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +15,7 @@ from jobs.check import load
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, JobError
 from jobs.report import SUMMARY_KEY
-from jobs.resolve import refuse_other_settings, settings_of, standing_job
+from jobs.resolve import refuse_other_settings, settings_of, spec_of, standing_job
 from jobs.segment import account
 from jobs.spec import SegmentSpec
 from jobs.tally import Tally
@@ -80,19 +79,6 @@ def retry_output(target: str, options: StoreOptions, wanted: Wanted, console: Co
         _Retrying(store, ledger, job, settings, spec, wanted, console).run(before, chosen)
     else:
         console.print("nothing to retry", highlight=False)
-
-
-def spec_of(job: Mapping[str, object], store: Store) -> SegmentSpec:
-    """The spec that an output's job ran with. Raises JobError when `job.json` does not hold one."""
-    try:
-        return SegmentSpec.model_validate(job.get("spec"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "spec"
-        raise JobError(
-            f"{store.join('job.json')}: the spec in it cannot be used ({where}: {first['msg']}); give the "
-            "job's spec file instead of its output"
-        ) from None
 
 
 def _chosen(store: Store, commits: Iterable[Commit], wanted: Wanted) -> dict[str, int]:

@@ -105,6 +105,22 @@ class Run:
         for part in self._parts(table, columns, filter):
             yield from part.to_batches()
 
+    def parts(
+        self, table: TableName, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
+    ) -> Iterator[pa.Table]:
+        """The same rows, a table a shard: as many as `commits`, in their order, some read ahead."""
+        yield from self._parts(table, columns, filter)
+
+    def part(
+        self,
+        commit: Commit,
+        table: TableName,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
+    ) -> pa.Table:
+        """One shard's rows of a table, of the record in `commits`."""
+        return self._read(commit, table, columns, filter)
+
     def schema(self, table: TableName) -> pa.Schema:
         """A table's columns, those passed through from manifests among them."""
         if table == "instances":
