@@ -115,10 +115,15 @@ class Index:
         """Whether every shard is in."""
         return self.shards == len(self.run.commits)
 
-    def close(self) -> None:
-        """Stop filling and take the file away."""
+    def stop(self) -> None:
+        """Let whoever fills it end with the shard that is in work."""
         self._stop.set()
+
+    def close(self) -> None:
+        """Take the file away; nobody may fill it or ask any more."""
+        self.stop()
         self._db.close()
+        del self._db  # at the end of the process duckdb prints what of it is still held
         self._folder.cleanup()
 
     def fill(self) -> None:

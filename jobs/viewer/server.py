@@ -27,6 +27,9 @@ MOST_INSTANCES = 20_000
 """Instances of an image, or of a part of it, that are sent at once: the best."""
 MOST_ON_MAP = 1_500
 _THREADS = 6
+_ALL = 2**62
+_PATIENCE = 20.0
+"""Seconds that an index has to end its shard when the server ends."""
 _LISTS = ("status", "category")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".mjs": "text/javascript"}
 T = TypeVar("T")
@@ -64,12 +67,16 @@ class _Handlers:
 
     async def working(self, _: web.Application) -> AsyncIterator[None]:
         """Fill the indices while the server lives."""
-        for view in self._views:
-            threading.Thread(target=view.index.fill, name="index", daemon=True).start()
+        fillers = [threading.Thread(target=view.index.fill, daemon=True) for view in self._views]
+        for filler in fillers:
+            filler.start()
         yield
-        for view in self._views:
-            view.index.close()
         self._pool.shutdown(cancel_futures=True)
+        for view in self._views:
+            view.index.stop()
+        for filler, view in zip(fillers, self._views, strict=True):
+            filler.join(_PATIENCE)
+            view.index.close()
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         """The page; its address is left without the token."""
@@ -94,8 +101,9 @@ class _Handlers:
 
     async def find(self, request: web.Request) -> web.StreamResponse:
         """The image of an id, as in the other run."""
-        row = await self._work(self._view(request).index.find, request.query.get("image_id", ""))
-        return web.json_response(_there(row))
+        index = self._view(request).index
+        await self._work(index.wait_for, _ALL, FIRST_PAGE)
+        return web.json_response(_there(await self._work(index.find, request.query.get("image_id", ""))))
 
     async def image(self, request: web.Request) -> web.StreamResponse:
         """One image's row."""
@@ -103,9 +111,9 @@ class _Handlers:
 
     async def instances(self, request: web.Request) -> web.StreamResponse:
         """An image's instances, or those in a part of it."""
-        part = _window(request, "x" in request.query, await self._row(request))
-        view, row = self._view(request), await self._row(request)
-        found = await self._work(view.instances, row, part, MOST_INSTANCES)
+        row = await self._row(request)
+        part = _window(request, "x" in request.query, row)
+        found = await self._work(self._view(request).instances, row, part, MOST_INSTANCES)
         return web.json_response(found)
 
     async def pixels(self, request: web.Request) -> web.StreamResponse:
@@ -132,8 +140,9 @@ class _Handlers:
         return web.json_response(await self._work(self._view(request).map, box, score, MOST_ON_MAP))
 
     async def _row(self, request: web.Request) -> dict[str, Any]:
-        found = await self._work(self._view(request).index.image, int(request.match_info["no"]))
-        return _there(found)
+        index, no = self._view(request).index, int(request.match_info["no"])
+        await self._work(index.wait_for, no + 1, FIRST_PAGE)
+        return _there(await self._work(index.image, no))
 
     def _view(self, request: web.Request) -> View:
         number = int(request.match_info["run"])

@@ -84,7 +84,9 @@ class Seen:
         return self.page.find_element("css selector", selector)
 
     def no(self, image_id: str) -> int:
-        with urllib.request.urlopen(f"{self.url}api/runs/0/find?{urlencode({'image_id': image_id})}") as found:
+        with urllib.request.urlopen(
+            f"{self.url}api/runs/0/find?{urlencode({'image_id': image_id})}"
+        ) as found:
             number: int = json.load(found)["no"]
         return number
 
@@ -203,7 +205,8 @@ def test_hover_threshold_toggle_and_zoom(seen: Seen, real: tables.Run) -> None:
     best = seen.script(
         """const pane = viewer.looking.panes[0], { x, y, scale } = pane.gaze, { width, height } = pane.row;
         for (let row = 0; row < height; row++) for (let column = 0; column < width; column++)
-          if (pane.base.at(column, row) === 0) return [(column + .5 - x) * scale, (row + .5 - y) * scale];"""
+          if ([[0, 0], [4, 0], [-4, 0], [0, 4], [0, -4]].every(
+            ([right, down]) => pane.base.at(column + right, row + down) === 0)) return [(column + .5 - x) * scale, (row + .5 - y) * scale];"""
     )
     pane = seen.one(".pane")
     middle = pane.size["width"] / 2, pane.size["height"] / 2
@@ -324,7 +327,7 @@ def test_nobody_is_kept_out(real: tables.Run, stricter: tables.Run, phone: bool,
     sizes = {"size": PHONE} if phone else {}
     with chromium(**sizes, dark=dark) as page, served(real.store.uri, stricter.store.uri) as url:
         seen = Seen(url, page)
-        no = 0
+        no = seen.no(densest(real))
         for fragment, said in (
             ("#/", "grid"),
             (f"#/image/0/{no}", "image"),
@@ -353,8 +356,6 @@ def test_a_hostile_name_stays_text(seen: Seen) -> None:
     assert seen.one(".title").text == HOSTILE
     assert "corrupt" in seen.one(".note").text
     assert seen.one(".note").is_displayed()
-    refused = errors(seen.page)  # that there are no pixels is told, and Chromium logs each 404
-    assert all("404" in line for line in refused)
 
 
 def _images() -> Path:

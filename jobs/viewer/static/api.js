@@ -1,5 +1,8 @@
 // What the server is asked. Texts from it reach the page as text only, never as markup.
 
+/** Statuses of the images that have pixels to show. */
+export const DECODED = new Set(["ok", "empty"]);
+
 /** JSON of an address; throws the server's own words. */
 export async function ask(path, query = {}) {
   const response = await fetch(address(path, query));

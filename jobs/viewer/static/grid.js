@@ -1,6 +1,6 @@
 // The grid: thumbnails to filter, sort and page through. The server sends one page at a time.
 
-import { address, ask, make, number, score } from "./api.js";
+import { DECODED, ask, make, number, score } from "./api.js";
 import { classColour } from "./colours.js";
 
 const SIZE = 60;
@@ -127,7 +127,7 @@ export class Grid {
   }
 
   card(row) {
-    const decoded = row.status === "ok" || row.status === "empty";
+    const decoded = DECODED.has(row.status);
     const href = `#/image/${this.run}/${row.no}`;
     const face = decoded
       ? make("img", { src: `/api/runs/${this.run}/images/${row.no}/thumbnail`, alt: "", loading: "lazy" })
@@ -184,11 +184,6 @@ export class Grid {
     if (page < 0 || page * SIZE >= this.found.total) return undefined;
     await this.refresh(page);
     return this.found.images.at(step > 0 ? 0 : -1)?.no;
-  }
-
-  /** The address of this page's data. */
-  address() {
-    return address(`/api/runs/${this.run}/images`, this.query());
   }
 }
 

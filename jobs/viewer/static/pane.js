@@ -1,6 +1,6 @@
 // One image with its masks: zoom to pixels, hover, select. Two panes may share where they look.
 
-import { ask, make, number, picture, score } from "./api.js";
+import { DECODED, ask, make, number, picture, score } from "./api.js";
 import { Layer, outline } from "./layer.js";
 
 const LONGEST = 4096; // pixels of a layer's edge; a larger image is shown smaller, its parts on zooming in
@@ -64,7 +64,10 @@ export class Pane extends EventTarget {
     const path = `/api/runs/${this.run}/images/${row.no}`;
     const [found, bitmap] = await Promise.allSettled([
       ask(`${path}/instances`),
-      picture(`${path}/pixels`, { step }),
+      // What was not decoded has no pixels to ask for, but a reason.
+      DECODED.has(row.status)
+        ? picture(`${path}/pixels`, { step })
+        : Promise.reject(new Error(row.error ? `${row.status}: ${row.error}` : row.status)),
     ]);
     if (this.row !== row) return;
     if (bitmap.status === "fulfilled") this.base.draw(bitmap.value);
