@@ -204,9 +204,10 @@ def test_hover_threshold_toggle_and_zoom(seen: Seen, real: tables.Run) -> None:
     rows = real.instances(filter=pc.field("image_id") == name).to_pylist()
     best = seen.script(
         """const pane = viewer.looking.panes[0], { x, y, scale } = pane.gaze, { width, height } = pane.row;
+        const around = [[0, 0], [4, 0], [-4, 0], [0, 4], [0, -4]];
         for (let row = 0; row < height; row++) for (let column = 0; column < width; column++)
-          if ([[0, 0], [4, 0], [-4, 0], [0, 4], [0, -4]].every(
-            ([right, down]) => pane.base.at(column + right, row + down) === 0)) return [(column + .5 - x) * scale, (row + .5 - y) * scale];"""
+          if (around.every(([right, down]) => pane.base.at(column + right, row + down) === 0))
+            return [(column + .5 - x) * scale, (row + .5 - y) * scale];"""
     )
     pane = seen.one(".pane")
     middle = pane.size["width"] / 2, pane.size["height"] / 2

@@ -136,7 +136,7 @@ export class Looking {
       button("+", "zoom in", () => this.gaze.zoom(1.5, ...middle())),
       button("−", "zoom out", () => this.gaze.zoom(1 / 1.5, ...middle())),
       button("fit", "fit the image", () => pane().fit()),
-      button("1:1", "one pixel a pixel", () => this.gaze.zoom(1 / this.gaze.scale, ...middle())),
+      button("1:1", "1:1, one pixel a pixel", () => this.gaze.zoom(1 / this.gaze.scale, ...middle())),
     );
   }
 
