@@ -15,7 +15,7 @@ from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
 from jobs.options import Anonymous, Endpoint, Profile, Region
 from jobs.upkeep_cli import cancel, retry, vacuum, verify
-from jobs.view_cli import view
+from jobs.view_cli import report, view
 
 if TYPE_CHECKING:
     from jobs.spec import SegmentSpec
@@ -237,6 +237,7 @@ app.command()(verify)
 app.command()(vacuum)
 app.command()(evaluate)
 app.command()(view)
+app.command()(report)
 
 
 @app.command()

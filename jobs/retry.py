@@ -16,6 +16,7 @@ from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, JobError
 from jobs.report import SUMMARY_KEY
 from jobs.resolve import refuse_other_settings, settings_of, spec_of, standing_job
+from jobs.run_report.page import put_report
 from jobs.segment import account
 from jobs.spec import SegmentSpec
 from jobs.tally import Tally
@@ -142,6 +143,7 @@ class _Retrying:
             self.console.print(f"the job itself is not complete: {error}", style="yellow", highlight=False)
             return
         self.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
+        put_report(self.store, self.console)
 
 
 def _redone(result: ShardResult, before: Commit, chosen: int, wanted: Wanted) -> ShardResult:

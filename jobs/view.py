@@ -1,16 +1,18 @@
-"""`condinst view`: one run, or two side by side, in the browser."""
+"""`condinst view`: one run, or two side by side, in the browser. `condinst report`: its page again."""
 
 from __future__ import annotations
 
 import secrets
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from jobs.errors import JobError
 from jobs.resolve import standing_job
+from jobs.run_report.page import REPORT_KEY, render
 from jobs.target import no_job, open_target
 from jobs.viewer.guard import loopback
 from jobs.viewer.server import free_socket, make_app, serve
@@ -54,3 +56,20 @@ def _address(listening: socket.socket, host: str, token: str | None) -> str:
     name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
     shown = f"[{name}]" if ":" in name else name
     return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+
+
+def write_report(
+    target: str, options: StoreOptions, to: Path | None = None, console: Console | None = None
+) -> None:
+    """Write a run's report into its output, or to a file; prints where.
+
+    Raises JobError where no job ever ran, StoreError when the store cannot be reached or written.
+    """
+    run = open_run(target, options)
+    page = render(run).encode()
+    if to is None:
+        run.store.put(REPORT_KEY, page)
+    else:
+        to.write_bytes(page)
+    place = run.store.join(REPORT_KEY) if to is None else str(to)
+    (console or Console()).print(escape(place), highlight=False, soft_wrap=True)

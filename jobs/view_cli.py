@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,3 +42,32 @@ def view(
 
     options = StoreOptions(endpoint, region, profile, anonymous)
     view_outputs([output, *([other] if other else [])], options, host, port)
+
+
+def report(
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="A job's output, or its spec file.", show_default=False)
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Write the page here. Default: report.html in the output.", show_default=False),
+    ] = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """Write a run's report: one page, nothing beside it.
+
+    A run writes it at its end; this does it again, or of a run that is not complete.
+
+    Examples:
+
+    [cyan]condinst report s3://masks/mushrooms[/]
+
+    [cyan]condinst report masks/mushrooms --to /tmp/mushrooms.html[/]
+    """
+    from jobs.view import write_report
+    from pipeline.storage import StoreOptions
+
+    write_report(output, StoreOptions(endpoint, region, profile, anonymous), to)

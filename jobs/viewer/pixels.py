@@ -10,13 +10,15 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from jobs.errors import JobError
 from jobs.overlay import colour_of
+from jobs.resolve import source_of, spec_of
 from pipeline.decode import DecodeLimits, decode
 from pipeline.inputs import Inputs
 from pipeline.keys import locate
@@ -47,6 +49,16 @@ class Pictures:
         self._plans = {plan.generation: plan for plan in run.plans}
         self._held = _Held(_HELD)
         self._decoding = threading.BoundedSemaphore(2)
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """Where `job.json` says that the run's images lie; a run that does not say it has none to show."""
+        try:
+            spec = spec_of(run.job, run.store)
+        except JobError:
+            return cls(run, (), DecodeLimits())
+        limits = DecodeLimits(spec.limits.pixels, spec.limits.bytes, spec.limits.seconds)
+        return cls(run, tuple(source_of(section) for section in spec.input), limits)
 
     def image(self, row: Mapping[str, Any]) -> Rgb:
         """The upright pixels of an image, `row` as the index has it.

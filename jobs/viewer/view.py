@@ -10,15 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.errors import JobError
-from jobs.resolve import source_of, spec_of
 from jobs.tally import Tally
 from jobs.viewer.index import Index
 from jobs.viewer.pixels import Pictures
 from jobs.viewer.places import corners, geojson
-from pipeline.decode import DecodeLimits
 from pipeline.records import Window
-from pipeline.sources import InputSource
 from pipeline.tables import Run
 
 _COLUMNS = ("image_id", "instance_id", "category", "score", "bbox", "area", "mask", "truncated")
@@ -32,8 +28,7 @@ class View:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.index = Index(run)
-        sources, limits = _inputs(run)
-        self.pictures = Pictures(run, sources, limits)
+        self.pictures = Pictures.of(run)
         self._tally = Tally.of(run.commits)
         self._rows = _Rows(run)
 
@@ -162,16 +157,6 @@ class _Rows:
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return table
-
-
-def _inputs(run: Run) -> tuple[tuple[InputSource, ...], DecodeLimits]:
-    """Where the run's images lie. A run whose `job.json` does not say it is shown without its images."""
-    try:
-        spec = spec_of(run.job, run.store)
-    except JobError:
-        return (), DecodeLimits()
-    limits = DecodeLimits(spec.limits.pixels, spec.limits.bytes, spec.limits.seconds)
-    return tuple(source_of(section) for section in spec.input), limits
 
 
 def _meets(part: Window) -> pc.Expression:

@@ -14,7 +14,7 @@ from jobs.errors import EXIT_CODES, ExitCode
 
 COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
-    *("evaluate", "view", "weights", "schema", "demo", "demo-model"),
+    *("evaluate", "view", "report", "weights", "schema", "demo", "demo-model"),
 )
 
 
