@@ -231,13 +231,13 @@ def status(
     show_status(output, StoreOptions(endpoint, region, profile, anonymous))
 
 
+app.command()(report)
+app.command()(view)
 app.command()(cancel)
 app.command()(retry)
 app.command()(verify)
 app.command()(vacuum)
 app.command()(evaluate)
-app.command()(view)
-app.command()(report)
 
 
 @app.command()

@@ -82,6 +82,22 @@ class Run:
         """Whether every shard of every plan is committed."""
         return len(self.shards) == sum(plan.shards for plan in self.plans)
 
+    def parts(
+        self, table: TableName, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
+    ) -> Iterator[pa.Table]:
+        """The same rows, a table a shard: as many as `commits`, in their order, some read ahead."""
+        yield from self._parts(table, columns, filter)
+
+    def part(
+        self,
+        commit: Commit,
+        table: TableName,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
+    ) -> pa.Table:
+        """One shard's rows of a table, of the record in `commits`."""
+        return self._read(commit, table, columns, filter)
+
     def images(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """`images` in plan order: some columns, the rows that `filter` holds for."""
         return self._table("images", columns, filter)
@@ -104,22 +120,6 @@ class Run:
         """The same rows as a stream, for tables larger than memory: some shards are read ahead, no more."""
         for part in self._parts(table, columns, filter):
             yield from part.to_batches()
-
-    def parts(
-        self, table: TableName, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
-    ) -> Iterator[pa.Table]:
-        """The same rows, a table a shard: as many as `commits`, in their order, some read ahead."""
-        yield from self._parts(table, columns, filter)
-
-    def part(
-        self,
-        commit: Commit,
-        table: TableName,
-        columns: Sequence[str] | None = None,
-        filter: pc.Expression | None = None,
-    ) -> pa.Table:
-        """One shard's rows of a table, of the record in `commits`."""
-        return self._read(commit, table, columns, filter)
 
     def schema(self, table: TableName) -> pa.Schema:
         """A table's columns, those passed through from manifests among them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -88,3 +89,10 @@ def screenshot(page: Any, path: Path) -> None:
     """Save what is in sight."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert page.save_screenshot(str(path))
+
+
+def shots() -> Path:
+    """Where screenshots go: into docs/ when SCREENSHOTS is set, else out of the way."""
+    if os.environ.get("SCREENSHOTS"):
+        return Path(__file__).parents[1] / "docs" / "images"
+    return Path(tempfile.gettempdir()) / "condinst-screenshots"

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from pipeline import tables
-from tests.browser import PHONE, barriers, chromium, errors, screenshot
+from tests.browser import PHONE, barriers, chromium, errors, screenshot, shots
 from tests.viewing import HOSTILE, georeferenced, real_images, segment
 
 CONDINST = Path(sys.executable).parent / "condinst"
@@ -314,7 +314,7 @@ def test_the_map_shows_and_tells_an_instance(tmp_path: Path) -> None:
         assert said in seen.one(".pick").text
         assert said in seen.one(".mapping .live").text
         assert barriers(page) == []
-        screenshot(page, _images() / "viewer-map.png")
+        screenshot(page, shots() / "viewer-map.png")
         seen.one(".pick a").click()
         seen.wait(lambda: seen.script("return viewer.looking.panes[0]?.instances.length") == total)
         assert errors(page) == []
@@ -346,7 +346,7 @@ def test_nobody_is_kept_out(real: tables.Run, stricter: tables.Run, phone: bool,
             assert barriers(page) == []
             wide = seen.script("return document.documentElement.scrollWidth - innerWidth")
             assert wide <= 0, said
-            screenshot(page, _images() / f"{name}{said}.png")
+            screenshot(page, shots() / f"{name}{said}.png")
         assert errors(page) == []
 
 
@@ -357,10 +357,3 @@ def test_a_hostile_name_stays_text(seen: Seen) -> None:
     assert seen.one(".title").text == HOSTILE
     assert "corrupt" in seen.one(".note").text
     assert seen.one(".note").is_displayed()
-
-
-def _images() -> Path:
-    """Where screenshots go: into docs/ when they are asked for, else out of the way."""
-    if os.environ.get("SCREENSHOTS"):
-        return Path(__file__).parents[2] / "docs" / "images"
-    return Path(os.environ.get("PYTEST_SCREENSHOTS", "/tmp/condinst-screenshots"))
