@@ -18,6 +18,7 @@ from jobs.from_tables import instances_of
 from jobs.overlay import draw
 from jobs.run_report.gather import Gathered
 from jobs.viewer.pixels import Pictures
+from pipeline.plan import PlanError
 from pipeline.records import InputRejected
 from pipeline.storage import StoreError
 from pipeline.tables import Run
@@ -91,7 +92,7 @@ class _Drawer:
             return None
         try:
             data = self._draw(row)
-        except (InputRejected, StoreError) as error:
+        except (InputRejected, StoreError, PlanError) as error:
             return Overlay(row["image_id"], said, trouble=str(error))
         self._room -= len(data)
         return Overlay(row["image_id"], said, f"data:image/webp;base64,{data}")
