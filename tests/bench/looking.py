@@ -1,8 +1,8 @@
 """The viewer and the report of a generated run of a million images and twenty million instances.
 
 `python -m tests.bench.looking [FOLDER]` runs it alone (a run that is in FOLDER is used again); SHARDS=50
-makes it smaller. Told are seconds from a server that listens to its first page, to a filled index, of pages of it,
-and of the report, and the most memory that each took, in processes of their own.
+makes it smaller. Told are seconds from a server that listens to its first page, to a filled index, of pages
+of it, and of the report, and the most memory that each took, in processes of their own.
 """
 
 from __future__ import annotations
