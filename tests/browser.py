@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import tempfile
@@ -13,6 +14,11 @@ from typing import Any
 import pytest
 
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
+DOCS = Path(__file__).parents[1] / "docs"
+SHOWN = (
+    *("viewer-grid", "viewer-dark-image", "viewer-compare", "viewer-map", "viewer-phone-grid"),
+    *("report-light", "report-phone-dark"),
+)
 SERIOUS = ("serious", "critical")
 PHONE = (390, 844)
 DESK = (1280, 860)
@@ -85,14 +91,10 @@ def barriers(page: Any) -> list[str]:
     ]
 
 
-def screenshot(page: Any, path: Path) -> None:
-    """Save what is in sight."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert page.save_screenshot(str(path))
-
-
-def shots() -> Path:
-    """Where screenshots go: into docs/ when SCREENSHOTS is set, else out of the way."""
-    if os.environ.get("SCREENSHOTS"):
-        return Path(__file__).parents[1] / "docs" / "images"
-    return Path(tempfile.gettempdir()) / "condinst-screenshots"
+def screenshot(page: Any, name: str) -> None:
+    """Save what is in sight as JPEG: into docs/images/ when SCREENSHOTS is set and a page there shows it."""
+    kept = os.environ.get("SCREENSHOTS") and name in SHOWN
+    folder = DOCS / "images" if kept else Path(tempfile.gettempdir()) / "condinst-screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = page.execute_cdp_cmd("Page.captureScreenshot", {"format": "jpeg", "quality": 82})
+    (folder / f"{name}.jpg").write_bytes(base64.b64decode(taken["data"]))

@@ -70,11 +70,13 @@ def shares(parts: Sequence[tuple[str, float]], title: str) -> Markup:
 
 
 def nice(value: float) -> float:
-    """The next of 1, 2, 5, 10, ... that is not smaller; 1 for nothing."""
+    """The next of 1, 2, 3, 4, 6, 8, 10, 20, ... that is not smaller; 1 for nothing."""
     if value <= 0:
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))
-    return next(step * unit for step in (1.0, 2.0, 5.0, 10.0) if step * unit >= value * (1 - 1e-9))
+    return next(
+        step * unit for step in (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0) if step * unit >= value * (1 - 1e-9)
+    )
 
 
 def short(value: float) -> str:

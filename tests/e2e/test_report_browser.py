@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline import tables
 from pipeline.storage import Store
-from tests.browser import DESK, PHONE, barriers, chromium, errors, screenshot, shots
+from tests.browser import DESK, PHONE, barriers, chromium, errors, screenshot
 from tests.viewing import HOSTILE, real_images, segment
 
 CONDINST = Path(sys.executable).parent / "condinst"
@@ -65,8 +65,8 @@ def test_the_page_is_whole_and_keeps_nobody_out(run: tables.Run, size: tuple[int
         assert all(name.startswith("data:") for name in asked)
         assert barriers(page) == []
         assert errors(page) == []
-        name = f"report-{'phone-' if size == PHONE else ''}{'dark' if dark else 'light'}.png"
-        screenshot(page, shots() / name)
+        name = f"report-{'phone-' if size == PHONE else ''}{'dark' if dark else 'light'}"
+        screenshot(page, name)
 
 
 def test_the_keyboard_reaches_the_sections_and_the_spec(run: tables.Run) -> None:
@@ -80,7 +80,7 @@ def test_the_keyboard_reaches_the_sections_and_the_spec(run: tables.Run) -> None
         summary = page.find_element("css selector", "summary")
         page.execute_script("arguments[0].focus()", summary)
         summary.send_keys(Keys.ENTER)
-        assert page.find_element("css selector", "details[open] pre").text.startswith("kind: segment")
+        assert "kind: segment" in page.find_element("css selector", "details[open] pre").text
 
 
 def test_it_prints_in_few_pages(run: tables.Run) -> None:

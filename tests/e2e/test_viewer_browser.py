@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from pipeline import tables
-from tests.browser import PHONE, barriers, chromium, errors, screenshot, shots
+from tests.browser import PHONE, barriers, chromium, errors, screenshot
 from tests.viewing import HOSTILE, georeferenced, real_images, segment
 
 CONDINST = Path(sys.executable).parent / "condinst"
@@ -323,7 +323,7 @@ def test_the_map_shows_and_tells_an_instance(tmp_path: Path) -> None:
         assert said in seen.one(".pick").text
         assert said in seen.one(".mapping .live").text
         assert barriers(page) == []
-        screenshot(page, shots() / "viewer-map.png")
+        screenshot(page, "viewer-map")
         seen.one(".pick a").click()
         seen.wait(lambda: seen.script("return viewer.looking.panes[0]?.instances.length") == total)
         assert errors(page) == []
@@ -355,7 +355,7 @@ def test_nobody_is_kept_out(real: tables.Run, stricter: tables.Run, phone: bool,
             assert barriers(page) == []
             wide = seen.script("return document.documentElement.scrollWidth - innerWidth")
             assert wide <= 0, said
-            screenshot(page, shots() / f"{name}{said}.png")
+            screenshot(page, f"{name}{said}")
         assert errors(page) == []
 
 
