@@ -20,6 +20,7 @@ from jobs.options import Anonymous, Endpoint, Profile, Region
 from jobs.publish_cli import publish
 from jobs.render_cli import render
 from jobs.upkeep_cli import cancel, retry, top, vacuum, verify
+from jobs.view_cli import report, view
 
 if TYPE_CHECKING:
     from jobs.spec import SegmentSpec
@@ -294,6 +295,8 @@ def status(
     show_status(output, StoreOptions(endpoint, region, profile, anonymous))
 
 
+app.command()(report)
+app.command()(view)
 app.command()(cancel)
 app.command()(top)
 app.command()(retry)

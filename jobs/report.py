@@ -85,6 +85,7 @@ def print_report(console: Console, accounts: dict[str, Any], output: str) -> Non
     table.add_row(
         "tables", escape(f"{output.rstrip('/')}/instances/*.parquet, {output.rstrip('/')}/images/*.parquet")
     )
+    table.add_row("look", escape(f"{output.rstrip('/')}/report.html, condinst view {output}"))
     console.print(table)
     console.print("\n[bold]ask them[/], for example with DuckDB:", highlight=False)
     for query in queries(output, accounts["statuses"]):

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from condinst.config import DetectConfig, FixedScale, ModelConfig
 from condinst.weights import DEMO, digest, read_config
 from jobs.errors import JobError
@@ -20,6 +22,19 @@ from pipeline.settings import SegmentSettings, difference
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tiled.settings import Tiling
 from pipeline.weights import fetch_weights
+
+
+def spec_of(job: Mapping[str, object], store: Store) -> SegmentSpec:
+    """The spec that an output's job ran with. Raises JobError when `job.json` does not hold one."""
+    try:
+        return SegmentSpec.model_validate(job.get("spec"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "spec"
+        raise JobError(
+            f"{store.join('job.json')}: the spec in it cannot be used ({where}: {first['msg']}); give the "
+            "job's spec file instead of its output"
+        ) from None
 
 
 def options_of(section: StoreSection, workers: int = 1) -> StoreOptions:

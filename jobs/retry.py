@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +17,8 @@ from jobs.errors import Incomplete, JobError
 from jobs.limits import Limits
 from jobs.outputs import is_tiled
 from jobs.report import SUMMARY_KEY
-from jobs.resolve import refuse_other_settings, settings_of, standing_job
+from jobs.resolve import refuse_other_settings, settings_of, spec_of, standing_job
+from jobs.run_report.page import put_report
 from jobs.segment import account
 from jobs.spec import SegmentSpec
 from jobs.tally import Tally
@@ -89,19 +89,6 @@ def retry_output(target: str, options: StoreOptions, wanted: Wanted, console: Co
         console.print("nothing to retry", highlight=False)
 
 
-def spec_of(job: Mapping[str, object], store: Store) -> SegmentSpec:
-    """The spec that an output's job ran with. Raises JobError when `job.json` does not hold one."""
-    try:
-        return SegmentSpec.model_validate(job.get("spec"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "spec"
-        raise JobError(
-            f"{store.join('job.json')}: the spec in it cannot be used ({where}: {first['msg']}); give the "
-            "job's spec file instead of its output"
-        ) from None
-
-
 def _chosen(store: Store, commits: Iterable[Commit], wanted: Wanted) -> dict[str, int]:
     """How many inputs of which shards are to be done again."""
     spared = count_culprits(store) if "failed" in wanted.statuses and not wanted.poison else {}
@@ -167,6 +154,7 @@ class _Retrying:
             self.console.print(f"the job itself is not complete: {error}", style="yellow", highlight=False)
             return
         self.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
+        put_report(self.store, self.console)
 
 
 def _redone(result: ShardResult, before: Commit, chosen: int, wanted: Wanted) -> ShardResult:

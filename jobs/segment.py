@@ -18,6 +18,7 @@ from jobs.errors import Incomplete, TooManyFailed
 from jobs.limits import Limits
 from jobs.report import SUMMARY_KEY, print_report, summary, versions
 from jobs.resolve import open_output, refuse_other_settings, resolved, settings_of, standing_job
+from jobs.run_report.page import put_report
 from jobs.spec import SegmentSpec
 from jobs.stopping import Stop
 from jobs.tally import Tally
@@ -122,6 +123,7 @@ def _to_the_end(
         this_run = {"images": 0}
     accounts = account(ledger, plans, job, this_run)
     ledger.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
+    put_report(ledger.store, drive.console)
     print_report(drive.console, accounts, ledger.store.uri)
     return accounts
 
@@ -212,6 +214,7 @@ def _complete_already(
     except (NotFound, ValueError, KeyError, TypeError):
         accounts = account(ledger, plans, job, {"images": 0})
         ledger.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
+        put_report(ledger.store, console)
     console.print("complete already: nothing to do", highlight=False)
     print_report(console, {**accounts, "run": {}}, ledger.store.uri)
     return accounts

@@ -118,6 +118,22 @@ class Run:
         """Whether every shard of every plan is committed."""
         return len(self.shards) == sum(plan.shards for plan in self.plans)
 
+    def parts(
+        self, table: TableName, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
+    ) -> Iterator[pa.Table]:
+        """The same rows, a table a shard: as many as `commits`, in their order, some read ahead."""
+        yield from self._parts(table, columns, filter)
+
+    def part(
+        self,
+        commit: Commit,
+        table: TableName,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
+    ) -> pa.Table:
+        """One shard's rows of a table, of the record in `commits`."""
+        return self._read(commit, table, columns, filter)
+
     def images(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """`images` in plan order: some columns, the rows that `filter` holds for."""
         return self._table("images", columns, filter)

@@ -16,7 +16,7 @@ COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
     *("submit", "jobs", "schedule", "top"),
     *("export", "filter", "import", "publish", "diff", "confusion"),
-    *("evaluate", "weights", "schema", "demo", "demo-model"),
+    *("evaluate", "view", "report", "weights", "schema", "demo", "demo-model"),
 )
 
 
