@@ -130,6 +130,8 @@ class AugmentConfig(Part):
 
     size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] = 320
     """Edge of the square views the network learns from, network input pixels; a multiple of 32."""
+    more_sizes: tuple[Annotated[int, Field(ge=64, le=4096, multiple_of=32)], ...] = ()
+    """Other edges: each step draws one of them or `size` (multi-scale training)."""
     smallest_scale: Annotated[float, Field(gt=0, le=1)] = 0.75
     """Least factor by which a view is rescaled, on top of the model's own resize rule."""
     largest_scale: Annotated[float, Field(ge=1, le=10)] = 1.35
@@ -141,13 +143,24 @@ class AugmentConfig(Part):
     colour: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Most change of brightness and contrast; half of it of each channel."""
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The edges that a step's views may have."""
+        return (self.size, *self.more_sizes)
 
-def random_view(example: Example, random: Random, config: AugmentConfig, base_scale: float = 1.0) -> Example:
-    """A square of `config.size` pixels: rescaled, cropped, flipped, turned and recoloured at random.
 
-    `base_scale` is what the model's resize rule does to the image.
+def random_view(
+    example: Example,
+    random: Random,
+    config: AugmentConfig,
+    base_scale: float = 1.0,
+    size: int | None = None,
+) -> Example:
+    """A square of `size` pixels: rescaled, cropped, flipped, turned and recoloured at random.
+
+    `base_scale` is what the model's resize rule does to the image; `size` is by default `config.size`.
     """
-    size = config.size
+    size = size or config.size
     jitter = random.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))
     scale = base_scale * float(np.exp(jitter))
     height, width = example.image.shape[:2]

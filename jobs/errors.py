@@ -102,6 +102,7 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
         return error.code, str(error)
     # Imported here, where something has failed already: the help needs none of them.
     from condinst.weights import WeightsError
+    from pipeline.checkpoints import CheckpointError
     from pipeline.engine import ClusterTooSmall, NothingWorks
     from pipeline.ledger import FingerprintMismatch, LedgerError
     from pipeline.manifest import InputError, PlanError
@@ -111,6 +112,7 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
 
     codes: dict[tuple[type[Exception], ...], ExitCode] = {
         (StoreError,): ExitCode.STORE,
+        (CheckpointError,): ExitCode.DAMAGED,
         (NothingWorks,): ExitCode.INCOMPLETE,
         (WeightsError, InputError, SampleError): ExitCode.BAD_SPEC,
         (ClusterTooSmall, FingerprintMismatch, LedgerError, ModelChanged, PlanError): ExitCode.REFUSED,

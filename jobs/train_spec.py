@@ -17,7 +17,7 @@ from condinst.config import (
     ModelConfig,
 )
 from condinst.criterion import LossConfig
-from condinst.fit import FitConfig
+from condinst.optimizing import FitConfig
 from jobs.spec import Name, Section, StoreSection, Texts, Uri, listed, one_or_list
 
 
@@ -30,6 +30,13 @@ class SourceSection(StoreSection):
     )
     boxes_only: bool = Field(
         default=False, description="Use the boxes alone, whatever masks there are; for `loss.mask: boxinst`."
+    )
+    weight: float = Field(
+        default=1,
+        gt=0,
+        le=1000,
+        description="How often each of its images is learned from in an epoch: 2 is twice, 0.5 every second "
+        "time.",
     )
 
 
@@ -98,6 +105,28 @@ class TrainModelSection(Section):
         return ModelConfig.model_validate({"classes": classes, **self.stated()})
 
 
+class TrainWorkersSection(Section):
+    """Who trains, on Ray: so many processes, which share each step's batch. They change no result."""
+
+    count: int = Field(ge=1, le=1024, description="Workers.")
+    least: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Go on with so many when the cluster has no room for all. Default: `count`.",
+    )
+    cpus: int = Field(
+        default=1, ge=1, le=256, description="Processor cores of each worker; also its threads."
+    )
+    gpus: float = Field(default=0, ge=0, le=1, description="GPUs of each worker; with `device: cuda`, 1.")
+    max_failures: int = Field(
+        default=3,
+        ge=0,
+        le=1000,
+        description="How often the workers are started again, from the last checkpoint, when one dies.",
+    )
+
+
 class TrainSpec(Section):
     """A training job: labelled images in, a weights file and its measurements out."""
 
@@ -110,7 +139,14 @@ class TrainSpec(Section):
     training: FitConfig = Field(default=FitConfig(), description="How the network learns.")
     batch: int = Field(default=8, ge=1, le=1024, description="Views in a step.")
     seed: int = Field(default=0, ge=0, description="Of the first weights, the order and the views.")
-    threads: int = Field(default=1, ge=1, le=256, description="Processor threads that training uses.")
+    threads: int = Field(default=1, ge=1, le=256, description="Threads of a training without `workers`.")
+    decoders: int = Field(
+        default=2, ge=1, le=256, description="Threads of each process that fetch, decode and augment images."
+    )
+    workers: TrainWorkersSection | None = Field(
+        default=None,
+        description="Train on Ray with several processes. Default: in this process, without Ray.",
+    )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where training runs.")
     max_dets: int = Field(
         default=100,
@@ -118,7 +154,27 @@ class TrainSpec(Section):
         le=10_000,
         description="Most detections of a class in an image that count when the model is measured.",
     )
+    samples: int = Field(
+        default=4, ge=0, le=64, description="Images of `data.val` that are drawn at each measurement."
+    )
     output: StoreSection = Field(description="Where the weights and measurements go.")
+
+    @model_validator(mode="after")
+    def _workers_fit(self) -> Self:
+        own = self.workers
+        processes = own.count if own else 1
+        if self.batch < processes * self.training.accumulate:
+            raise ValueError(
+                f"a batch of {self.batch} cannot be shared by {processes} workers in "
+                f"{self.training.accumulate} parts: raise batch, or lower workers.count or training.accumulate"
+            )
+        if own and (own.least or 0) > own.count:
+            raise ValueError("workers.least is more than workers.count")
+        if own and (self.device == "cuda") != (own.gpus > 0):
+            raise ValueError("device: cuda and workers.gpus go together")
+        if own and self.threads != 1:
+            raise ValueError("threads is for a training without workers; give workers.cpus instead")
+        return self
 
     @model_validator(mode="after")
     def _losses_fit(self) -> Self:

@@ -9,9 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
-
-from pipeline.settings import SegmentSettings
+from typing import Any, Protocol
 
 PATIENCE = 15.0
 """Seconds that a cluster gets to report as free what an earlier run has just given back."""
@@ -20,13 +18,27 @@ OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's shared memory on this machine; only shard ids and reports pass through it."""
 
 
+class Needs(Protocol):
+    """What one worker takes."""
+
+    @property
+    def cpus(self) -> int:
+        """Processor cores."""
+        ...
+
+    @property
+    def gpus(self) -> float:
+        """GPUs, or a share of one."""
+        ...
+
+
 class ClusterTooSmall(Exception):
     """The workers asked for do not fit; the message says what is missing."""
 
 
 @contextmanager
 def cluster(
-    settings: SegmentSettings, workers: int, *, address: str | None = None, debug: bool = False
+    settings: Needs, workers: int, *, address: str | None = None, debug: bool = False
 ) -> Iterator[None]:
     """A Ray cluster with room for the workers; what this starts, this ends.
 
@@ -66,7 +78,7 @@ def shortfall(
     return None
 
 
-def _connect(address: str, settings: SegmentSettings, workers: int, debug: bool) -> None:
+def _connect(address: str, settings: Needs, workers: int, debug: bool) -> None:
     import ray
 
     if not debug:
@@ -106,7 +118,7 @@ def _hushed() -> Iterator[None]:
             os.close(terminal)
 
 
-def _require(settings: SegmentSettings, workers: int) -> None:
+def _require(settings: Needs, workers: int) -> None:
     """Raise ClusterTooSmall unless the pool fits, now or as soon as an earlier pool is gone."""
     import ray
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import OrderedDict
@@ -48,7 +49,15 @@ class Samples:
         classes: Sequence[str] | None = None,
         cache_bytes: int = 2**31,
     ) -> None:
-        read = [read_annotations(source) for source in sources]
+        read = []
+        self.digests: dict[str, str] = {}
+        """sha256 of each source's annotations, by the source's number and name."""
+        for number, source in enumerate(sources):
+            data = _fetch_json(source)
+            self.digests[f"{number}:{source.annotations}"] = hashlib.sha256(data).hexdigest()
+            read.append(_truth(source.annotations, _json(source, data)))
+        self.counts = tuple(len(images) for _, images in read)
+        """Images of each source."""
         self.classes = tuple(classes or dict.fromkeys(name for names, _ in read for name in names))
         """Class names: as given, or those of all sources in their order."""
         self._items: list[tuple[Store, ImageTruth, bool]] = []
@@ -97,11 +106,6 @@ class Samples:
         return image
 
 
-def read_annotations(source: SampleSource) -> tuple[tuple[str, ...], list[ImageTruth]]:
-    """Class names and images of a source's json. Raises SampleError, StoreError."""
-    return _truth(source.annotations, _json(source))
-
-
 def read_labelled(store: Store, name: str, size: tuple[int, int]) -> Rgb:
     """An image of annotations that give its name and (height, width). Raises SampleError.
 
@@ -132,13 +136,18 @@ def _fetch(store: Store, name: str) -> tuple[bytes, str]:
     )
 
 
-def _json(source: SampleSource) -> Mapping[str, Any]:
+def _fetch_json(source: SampleSource) -> bytes:
     parent, _, name = source.annotations.rpartition("/")
     store = Store.open(parent or ("/" if source.annotations.startswith("/") else "."), source.options)
     try:
-        data = json.loads(store.get(name))
+        return store.get(name)
     except NotFound:
         raise SampleError(f"{source.annotations}: there is no such file") from None
+
+
+def _json(source: SampleSource, text: bytes) -> Mapping[str, Any]:
+    try:
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SampleError(f"{source.annotations}: not JSON ({error})") from None
     if not isinstance(data, dict):
