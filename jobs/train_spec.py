@@ -166,7 +166,7 @@ class TrainSpec(Section):
         if self.batch < processes * self.training.accumulate:
             raise ValueError(
                 f"a batch of {self.batch} cannot be shared by {processes} workers in "
-                f"{self.training.accumulate} parts: raise batch, or lower workers.count or training.accumulate"
+                f"{self.training.accumulate} parts: raise batch, lower workers.count or training.accumulate"
             )
         if own and (own.least or 0) > own.count:
             raise ValueError("workers.least is more than workers.count")

@@ -28,6 +28,7 @@ from pipeline.storage import Store
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 LOSSES = ("class", "box", "quality", "mask")
+SGD = "optimizer: sgd, learning_rate: 0.01"
 TEXT = """\
 kind: train
 name: workers
@@ -41,7 +42,8 @@ model:
   mask: {{branch_channels: 8, branch_convs: 1}}
   input: {{resize: {{rule: fixed_scale, scale: 1.0}}}}
 loss: {{max_mask_instances: 12}}
-training: {{steps: {steps}, warmup_steps: 5, bfloat16: false, checkpoint_steps: {every}, measure_steps: {steps}}}
+training:
+  {{steps: {steps}, warmup_steps: 5, bfloat16: false, checkpoint_steps: {every}, measure_steps: {steps}}}
 batch: 5
 augment: {{size: 96}}
 samples: 0
@@ -76,9 +78,13 @@ def losses(output: object) -> list[list[float]]:
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_one_worker_and_two_give_the_same_losses(scenes: Path, tmp_path: Path, norm: str) -> None:
-    """A batch of five is uneven for two workers, and more positives than enter the mask loss."""
-    said = trained(text_of(scenes, tmp_path / "two", 2, norm=norm))
-    trained(text_of(scenes, tmp_path / "one", 0, norm=norm))
+    """A batch of five is uneven for two workers, and has more positives than enter the mask loss.
+
+    AdamW divides what is near zero by what is near zero: with batch norms its roundings come near 1e-4.
+    """
+    change = ("steps: 20", f"steps: 20, {SGD}") if norm == "batch" else ("", "")
+    said = trained(text_of(scenes, tmp_path / "two", 2, norm=norm).replace(*change))
+    trained(text_of(scenes, tmp_path / "one", 0, norm=norm).replace(*change))
     assert "with 2 workers" in said
     assert "20 steps of 5" in said
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
@@ -132,13 +138,11 @@ def test_a_killed_job_started_again_joins_its_curve(scenes: Path, s3_bucket: str
     output = f"{s3_bucket}/job"
     spec = tmp_path / "spec.yaml"
     spec.write_text(text_of(scenes, output, 2, steps=16, every=4))
-    folder = tmp_path.parent / "r"
     environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_TMPDIR": f"/tmp/r{os.getpid()}"}
     driver = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("training_driver.py"), spec],
         env=environment, start_new_session=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
-    del folder
     store, deadline = Store.open(output), time.monotonic() + 200
     while time.monotonic() < deadline and driver.poll() is None:
         if any(info.key.endswith("000000008.json") for info in store.list("checkpoints/")):
