@@ -10,7 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from condinst.augment import AugmentConfig, Example, Random, random_view, to_box_target, to_target
+from condinst.augment import (
+    AugmentConfig,
+    Example,
+    Labelled,
+    Random,
+    random_paste,
+    random_view,
+    to_box_target,
+    to_target,
+)
 from condinst.boxinst import colour_similarity
 from condinst.config import ModelConfig
 from condinst.criterion import LossConfig
@@ -23,7 +32,7 @@ from condinst.sampling import Order, share
 class Views:
     """Views of examples in an order; view p is the same whoever makes it, and whenever."""
 
-    load: Callable[[int], Example]
+    load: Callable[[int], Example | Labelled]
     """An example by its number; called from threads."""
     order: Order
     config: ModelConfig
@@ -33,7 +42,11 @@ class Views:
     def view(self, position: int, size: int) -> Example:
         """The view at a position, a square of `size` pixels."""
         random = self.order.random(position)
-        return view_of(self.load(self.order.item(position)), self.config, self.augment, random, size)
+        view = view_of(self.load(self.order.item(position)), self.config, self.augment, random, size)
+        if random.random() >= self.augment.copy_paste:
+            return view
+        number = int(random.integers(sum(self.order.counts)))
+        return random_paste(view, view_of(self.load(number), self.config, self.augment, random, size), random)
 
     def batches(
         self,
@@ -94,7 +107,11 @@ def _ahead(
 
 
 def view_of(
-    example: Example, config: ModelConfig, augment: AugmentConfig, random: Random, size: int | None = None
+    example: Example | Labelled,
+    config: ModelConfig,
+    augment: AugmentConfig,
+    random: Random,
+    size: int | None = None,
 ) -> Example:
     """A random view at the scale that the model's resize rule gives the whole image."""
     height, width = example.image.shape[:2]

@@ -9,19 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pycocotools.coco import COCO
 from rich.console import Console
-from rich.markup import escape
 
 from condinst import CondInst, parallel, weights
 from condinst.evaluate import Metrics, evaluate
 from condinst.training import Training
-from jobs.errors import JobError
+from jobs.exam import Exam
 from jobs.figures import print_metrics
-from jobs.predictions import predictions
-from jobs.resolve import options_of
 from jobs.train_spec import TrainSpec
-from jobs.truth import has_masks, read_truth
 from pipeline.storage import Store
 
 Measured = dict[str, float]
@@ -38,15 +33,12 @@ class Judge:
         self,
         spec: TrainSpec,
         store: Store,
-        classes: tuple[str, ...],
+        exam: Exam,
         lineage: Mapping[str, str],
         console: Console,
     ) -> None:
         self._spec, self._store, self._console, self._lineage = spec, store, console, lineage
-        section = spec.data.val
-        self._truth = read_truth(section.annotations, options_of(section))
-        self._images = Store.open(section.uri, options_of(section))
-        self._ids = category_ids(self._truth, classes, section.annotations)
+        self.exam = exam
         self.measured: list[Measured] = []
         self._before, self._began = 0.0, time.monotonic()
 
@@ -76,36 +68,23 @@ class Judge:
         self._store.put("last.safetensors", data)
         if metrics.ap > best or len(self.measured) == 1:
             self._store.put("best.safetensors", data)
-            said = {**at, "images": len(self._truth.imgs), **metrics.summary()}
+            said = {**at, "images": len(self.exam.images), **metrics.summary()}
             self._store.put("best.json", json.dumps(said, indent=2).encode())
-            print_metrics([metrics], self._truth, self._console)
+            print_metrics([metrics], self.exam.truth, self._console)
         lines = "".join(json.dumps(line) + "\n" for line in self.measured)
         self._store.put("measured.jsonl", lines.encode())
         return model
-
-    def examples(self, model: CondInst, count: int) -> list[tuple[str, Any, Any]]:
-        """Name, pixels and found instances of the first images."""
-        from pipeline.samples import read_labelled
-
-        shown = []
-        for image in self._truth.dataset["images"][:count]:
-            pixels = read_labelled(self._images, image["file_name"], (image["height"], image["width"]))
-            shown.append((str(image["file_name"]), pixels, model.predict([pixels])[0]))
-        return shown
 
     def _metrics(self, model: CondInst) -> Metrics | None:
         """What COCO says of the model's results on all images; None in all processes but the first."""
         most = max(self._spec.max_dets, model.config.detect.max_instances)
         detect = model.config.detect.model_copy(update={"max_instances": most})
-        own = self._truth.dataset["images"][parallel.rank() :: parallel.world()]
-        quiet = Console(quiet=True)
-        found = [_plain(r) for r in predictions(model, detect, own, self._images, self._ids, quiet)]
+        found = [_plain(result) for result in self.exam.results(model, detect)]
         parts = parallel.gather_bytes(json.dumps(found).encode(), model.device)
         if parallel.rank() > 0:
             return None
         results = [result for part in parts for result in json.loads(part)]
-        kind = "segm" if has_masks(self._truth) else "bbox"
-        return evaluate(self._truth, results, kind, self._spec.max_dets)  # type: ignore[arg-type]
+        return evaluate(self.exam.truth, results, self.exam.kind, self._spec.max_dets)
 
     def _file(self, model: CondInst, step: int, metrics: Metrics) -> bytes:
         """The model as a weights file that says where it comes from."""
@@ -114,14 +93,6 @@ class Judge:
             path = Path(folder) / "weights.safetensors"
             weights.save(model, path, notes=notes)
             return path.read_bytes()
-
-
-def category_ids(truth: COCO, classes: Sequence[str], name: str) -> list[int]:
-    """The truth's category id of each class. Raises JobError for a class that it does not have."""
-    ids = {c["name"]: int(c["id"]) for c in truth.dataset["categories"]}
-    if missing := [c for c in classes if c not in ids]:
-        raise JobError(f"data.val: {name} has no category {', '.join(map(escape, missing))}")
-    return [ids[c] for c in classes]
 
 
 def _plain(result: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from condinst.sampling import Order
 from condinst.training import Training
 from condinst.views import Views
 from jobs.errors import JobError
+from jobs.exam import Exam, given_exam, held_exam
 from jobs.judge import Judge
 from jobs.resolve import options_of
 from jobs.train_log import SUMMARY_KEY, TrainLog
@@ -38,6 +39,7 @@ class Material:
     """What a training starts from."""
 
     samples: Samples
+    exam: Exam
     model: CondInst
     digests: dict[str, str]
     """sha256 of what it reads: annotations, weights."""
@@ -48,12 +50,15 @@ def material(spec: TrainSpec, console: Console, device: str | None = None) -> Ma
 
     Raises JobError, SampleError, WeightsError, StoreError.
     """
-    samples = Samples([_source(section) for section in spec.data.train], spec.data.classes)
+    sources = [_source(section) for section in spec.data.train]
+    samples = Samples(sources, spec.data.classes, hold=spec.data.held_out or 0.0)
     if spec.loss.mask != "boxinst" and not samples.has_masks:
         raise JobError("data.train: has instances with a box and no mask; set loss.mask to boxinst")
+    val = spec.data.val
+    exam = held_exam(samples) if val is None else given_exam(val, samples.classes)
     torch.manual_seed(spec.seed)
     model, parents = _model(spec, samples.classes, console, device or spec.device)
-    return Material(samples, model, {**samples.digests, **parents})
+    return Material(samples, exam, model, {**samples.digests, **parents})
 
 
 def learn(spec: TrainSpec, given: Material, console: Console) -> None:
@@ -65,7 +70,7 @@ def learn(spec: TrainSpec, given: Material, console: Console) -> None:
     store = Store.open(spec.output.uri, options_of(spec.output))
     training = Training(given.model, Criterion(spec.loss).to(given.model.device), spec.training)
     lineage = _lineage(spec, given)
-    judge = Judge(spec, store, given.samples.classes, lineage, console)
+    judge = Judge(spec, store, given.exam, lineage, console)
     log = TrainLog(spec, given.samples.classes, store, console)
     keeper = _Keeper(spec, store, judge, log)
     keeper.resume(training, console)
@@ -111,7 +116,7 @@ class _Keeper:
         if parallel.rank() > 0:
             return
         if model is not None:
-            self._log.measured(self._judge.measured[-1], self._judge.examples(model, self._spec.samples))
+            self._log.measured(self._judge.measured[-1], self._judge.exam.examples(model, self._spec.samples))
         self._log.flush()
         state = {
             "counters": training.counters(),
@@ -134,7 +139,14 @@ def _lineage(spec: TrainSpec, given: Material) -> dict[str, str]:
 
 
 def _source(section: SourceSection) -> SampleSource:
-    return SampleSource(section.annotations, section.uri, section.boxes_only, options_of(section))
+    return SampleSource(
+        section.labels,
+        section.uri,
+        section.boxes_only,
+        options_of(section),
+        run=section.run is not None,
+        min_score=section.min_score,
+    )
 
 
 def _model(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
@@ -50,11 +51,13 @@ class TrainLog:
             self._print(step, now)
             self._last, self._recent = now, []
 
-    def measured(self, measured: Mapping[str, float], examples: Sequence[tuple[str, Any, Instances]]) -> None:
+    def measured(
+        self, measured: Mapping[str, float], examples: Iterable[tuple[NDArray[Any], Instances]]
+    ) -> None:
         """Take in a measurement, and images with what the model found in them."""
         step = int(measured["step"])
         self._open().scalars(step, {f"val/{k}": measured[k] for k in ("ap", "ap50", "ap75")})
-        for number, (_, pixels, found) in enumerate(examples):
+        for number, (pixels, found) in enumerate(examples):
             picture = draw(pixels, found, self._classes)
             self._open().picture(step, f"val/{number}", picture)
             data = io.BytesIO()

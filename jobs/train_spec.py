@@ -22,11 +22,22 @@ from jobs.spec import Name, Section, StoreSection, Texts, Uri, listed, one_or_li
 
 
 class SourceSection(StoreSection):
-    """Labelled images: a COCO json and the folder that its `file_name`s start in."""
+    """Labelled images: a folder of them, and their labels in a COCO json or in a segment job's tables."""
 
-    uri: Uri = Field(description="Folder or URI of the images; the json's `file_name`s start here.")
-    annotations: str = Field(
-        min_length=1, description="The COCO json: polygons, RLE or boxes; a path or a URI."
+    uri: Uri = Field(
+        description="Folder or URI of the images; the json's `file_name`s, or the job's `image_id`s, start "
+        "here."
+    )
+    annotations: str | None = Field(
+        default=None, min_length=1, description="The COCO json: polygons, RLE or boxes; a path or a URI."
+    )
+    run: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Instead of a json: the output of a segment job, whose instances are the labels.",
+    )
+    min_score: float = Field(
+        default=0, ge=0, le=1, description="Of a job's instances, those of lower score are left out."
     )
     boxes_only: bool = Field(
         default=False, description="Use the boxes alone, whatever masks there are; for `loss.mask: boxinst`."
@@ -38,6 +49,19 @@ class SourceSection(StoreSection):
         description="How often each of its images is learned from in an epoch: 2 is twice, 0.5 every second "
         "time.",
     )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.annotations is None) == (self.run is None):
+            raise ValueError("give annotations (a COCO json) or run (a segment job's output), one of them")
+        if self.min_score and self.run is None:
+            raise ValueError("min_score belongs to run")
+        return self
+
+    @property
+    def labels(self) -> str:
+        """Where the labels are."""
+        return self.annotations or self.run or ""
 
 
 Sources = Annotated[
@@ -51,12 +75,29 @@ class DataSection(Section):
     """What is learned from, and what the model is measured on."""
 
     train: Sources = Field(description="Labelled images to learn from: one source, or a list of them.")
-    val: SourceSection = Field(description="Labelled images to measure on; none of them is learned from.")
+    val: SourceSection | None = Field(
+        default=None, description="Labelled images to measure on; none of them is learned from."
+    )
+    held_out: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Instead of `val`: the share of the images of `train` to measure on, chosen by the hash "
+        "of their names, so that an image stays where it is when others come.",
+    )
     classes: Texts | None = Field(
         default=None,
         min_length=1,
         description="Classes of the model, by name. Default: the categories of all sources.",
     )
+
+    @model_validator(mode="after")
+    def _one_exam(self) -> Self:
+        if (self.val is None) == (self.held_out is None):
+            raise ValueError("give val or held_out, one of them: what the model is measured on")
+        if self.val is not None and self.val.annotations is None:
+            raise ValueError("val is measured against a COCO json: give annotations")
+        return self
 
 
 class TrainModelSection(Section):
@@ -155,7 +196,7 @@ class TrainSpec(Section):
         description="Most detections of a class in an image that count when the model is measured.",
     )
     samples: int = Field(
-        default=4, ge=0, le=64, description="Images of `data.val` that are drawn at each measurement."
+        default=4, ge=0, le=64, description="Images, of those measured on, that are drawn each time."
     )
     output: StoreSection = Field(description="Where the weights and measurements go.")
 
@@ -178,7 +219,9 @@ class TrainSpec(Section):
 
     @model_validator(mode="after")
     def _losses_fit(self) -> Self:
-        alone = [s.annotations for s in self.data.train if s.boxes_only]
+        alone = [s.labels for s in self.data.train if s.boxes_only]
+        if self.augment.copy_paste and self.loss.mask == "boxinst":
+            raise ValueError("augment.copy_paste needs masks, and loss.mask: boxinst has none")
         if alone and self.loss.mask != "boxinst":
             raise ValueError(f"{alone[0]} gives boxes only: loss.mask must be boxinst")
         if self.loss.semantic and self.loss.mask == "boxinst":

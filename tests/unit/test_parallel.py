@@ -153,8 +153,8 @@ def test_an_uneven_batch_has_the_gradient_of_one_process(
     for other in together(world, tmp_path, Gradients(norm, loss, accumulate)):
         assert other.keys() == alone.keys()
         for name, value in alone.items():
-            # Convolutions of other batch sizes round otherwise, and masks that are near zero have kinks there;
-            # a wrong divisor would be off by a fifth or more.
+            # Convolutions of other batch sizes round otherwise, and masks near zero have kinks there; a wrong
+            # divisor would be off by a fifth or more.
             scale = 1e-5 if name.startswith("told") else 5e-3
             atol = scale * float(value.abs().max()) + 1e-7
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=atol, msg=name)

@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -13,12 +14,14 @@ import condinst
 from condinst import weights
 from jobs.check import load_text
 from jobs.errors import JobError, Refused, SpecError
+from jobs.exam import given_exam, held_exam
 from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
 from jobs.train import train_job
 from jobs.train_log import read_log
-from jobs.train_spec import TrainSpec
+from jobs.train_spec import DataSection, SourceSection, TrainSpec
 from pipeline.checkpoints import CheckpointError, Checkpoints
+from pipeline.samples import Samples, SampleSource, held_out
 from pipeline.storage import Store
 from tests.tiny import tiny_weights
 
@@ -43,9 +46,10 @@ def spec_of(
     scenes: Path, output: Path, model: str = SMALL, more: str = "", size: int = 96, samples: int = 0
 ) -> TrainSpec:
     source = f"{{uri: {scenes}/images, annotations: {scenes}/truth.json}}"
+    views = f"size: {size}" if size else "copy_paste: 0.5"
     return load_text(
         f"kind: train\nname: test\ndata:\n  train: {source}\n  val: {source}\nmodel:\n{model}"
-        f"training: {{steps: 4, warmup_steps: 2, checkpoint_steps: 2}}\nbatch: 2\naugment: {{size: {size}}}\n"
+        f"training: {{steps: 4, warmup_steps: 2, checkpoint_steps: 2}}\nbatch: 2\naugment: {{{views}}}\n"
         f"samples: {samples}\noutput: {{uri: {output}}}\n{more}",
         "spec.yaml",
         (),
@@ -192,6 +196,39 @@ def test_from_other_weights_classes_are_matched_by_name(scenes: Path, tmp_path: 
     assert condinst.load(tmp_path / "out" / "last.safetensors").config.classes == CATEGORIES
 
 
+def test_a_held_out_part_is_measured_and_not_learned_from(scenes: Path, tmp_path: Path) -> None:
+    spec = spec_of(scenes, tmp_path / "out")
+    data = DataSection(train=spec.data.train, held_out=0.5)
+    found, said = run(spec.model_copy(update={"data": data}))
+    names = [i["file_name"] for i in json.loads((scenes / "truth.json").read_text())["images"]]
+    held = [name for name in names if held_out(name, 0.5)]
+    assert 0 < len(held) < len(names)
+    assert found["images"] == len(held)
+    assert f"on {len(names) - len(held)} images" in said
+
+
+def test_a_held_out_truth_is_that_of_the_json(scenes: Path) -> None:
+    exam = held_exam(Samples([SampleSource(f"{scenes}/truth.json", f"{scenes}/images")], hold=0.5))
+    given = given_exam(SourceSection(uri=f"{scenes}/images", annotations=f"{scenes}/truth.json"), CATEGORIES)
+    ids = {row["file_name"]: row["id"] for _, row in given.images}
+    for _, row in exam.images:
+        ours = exam.truth.loadAnns(exam.truth.getAnnIds(row["id"]))
+        theirs = given.truth.loadAnns(given.truth.getAnnIds(ids[row["file_name"]]))
+        assert len(ours) == len(theirs) > 0
+        for one, other in zip(ours, theirs, strict=True):
+            assert one["area"] == other["area"]
+            assert np.array_equal(exam.truth.annToMask(one), given.truth.annToMask(other))
+
+
+def test_copy_paste_and_several_sources_of_weights(scenes: Path, tmp_path: Path) -> None:
+    spec = spec_of(scenes, tmp_path / "out")
+    heavy = spec.data.train[0].model_copy(update={"weight": 2.5})
+    data = spec.data.model_copy(update={"train": (*spec.data.train, heavy)})
+    augment = spec.augment.model_copy(update={"copy_paste": 1.0, "more_sizes": (64,)})
+    _, said = run(spec.model_copy(update={"data": data, "augment": augment}))
+    assert "on 6 images" in said
+
+
 def test_boxes_alone_train_with_boxinst(scenes: Path, tmp_path: Path) -> None:
     spec = spec_of(scenes, tmp_path / "out", SMALL, "loss: {mask: boxinst, boxinst: {warmup_steps: 2}}\n")
     boxes = spec.data.train[0].model_copy(update={"boxes_only": True})
@@ -222,6 +259,7 @@ def test_a_truth_without_masks_asks_for_boxinst(scenes: Path, tmp_path: Path) ->
         (SMALL, "loss: {mask: dicee}\n", 96, "expected one of dice, bce, dice_bce, boxinst"),
         (SMALL.replace("channels: 16}", "channels: 0}"), "", 96, "model.fpn.channels: 0 was given"),
         (SMALL, "", 100, "a multiple of 32"),
+        (SMALL, "loss: {mask: boxinst}\n", 0, "augment.copy_paste needs masks"),
         (SMALL, "workers: {count: 3}\n", 96, "a batch of 2 cannot be shared by 3 workers in 1 parts"),
         (SMALL, "workers: {count: 1, gpus: 1}\n", 96, "device: cuda and workers.gpus go together"),
         (SMALL, "workers: {count: 2, least: 3}\n", 96, "workers.least is more than workers.count"),
