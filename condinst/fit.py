@@ -88,7 +88,7 @@ def fit(
     learner: nn.Module = Learner(model, criterion, config.bfloat16)
     if parallel.world() > 1:
         parallel.share_batch_norms(model)
-        learner = DistributedDataParallel(learner, broadcast_buffers=False)
+        learner = DistributedDataParallel(learner, forward_sync_buffers=False)
     _train_mode(model)
     with _Ahead(batches) as stream:
         while training.step < config.steps:

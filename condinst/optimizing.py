@@ -36,7 +36,7 @@ class FitConfig(Part):
     clip_norm: Annotated[float, Field(gt=0)] = 10.0
     """Largest norm of the gradient."""
     accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Parts that a step's batch goes through the network in, for batches larger than memory."""
+    """Parts that a step's batch goes through the network in, to save memory; a batch norm sees one part."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the exponential moving average of the weights, which is what training returns."""
     bfloat16: bool = True

@@ -13,6 +13,7 @@ import typer
 from jobs import weights_cli
 from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
+from jobs.models_cli import promote, rollback, select
 from jobs.options import Anonymous, Endpoint, Profile, Region
 from jobs.upkeep_cli import cancel, retry, vacuum, verify
 
@@ -235,6 +236,9 @@ app.command()(retry)
 app.command()(verify)
 app.command()(vacuum)
 app.command()(evaluate)
+app.command()(promote)
+app.command()(rollback)
+app.command()(select)
 
 
 @app.command()

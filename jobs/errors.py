@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     DAMAGED = 6
     TOO_MANY_FAILED = 7
     CANCELLED = 8
+    NOT_BETTER = 9
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -33,6 +34,7 @@ EXIT_CODES: dict[ExitCode, str] = {
     ExitCode.DAMAGED: "the output contradicts itself; `condinst verify` says where, and what to do",
     ExitCode.TOO_MANY_FAILED: "more inputs failed than `max_failed` allows; the message says which and why",
     ExitCode.CANCELLED: "ended by `condinst cancel`; what is committed stays, run it again to go on",
+    ExitCode.NOT_BETTER: "not promoted: the new model is not better for sure; nothing was changed",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; what is committed stays, run it again to go on",
     ExitCode.TERMINATED: "ended by SIGTERM; the same",
 }
@@ -106,6 +108,7 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
     from pipeline.engine import ClusterTooSmall, NothingWorks
     from pipeline.ledger import FingerprintMismatch, LedgerError
     from pipeline.manifest import InputError, PlanError
+    from pipeline.models import ModelsError
     from pipeline.samples import SampleError
     from pipeline.storage import StoreError
     from pipeline.weights import ModelChanged
@@ -115,6 +118,13 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
         (CheckpointError,): ExitCode.DAMAGED,
         (NothingWorks,): ExitCode.INCOMPLETE,
         (WeightsError, InputError, SampleError): ExitCode.BAD_SPEC,
-        (ClusterTooSmall, FingerprintMismatch, LedgerError, ModelChanged, PlanError): ExitCode.REFUSED,
+        (
+            ClusterTooSmall,
+            FingerprintMismatch,
+            LedgerError,
+            ModelChanged,
+            ModelsError,
+            PlanError,
+        ): ExitCode.REFUSED,
     }
     return next(((code, str(error)) for kinds, code in codes.items() if isinstance(error, kinds)), None)

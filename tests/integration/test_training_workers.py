@@ -28,7 +28,7 @@ from pipeline.storage import Store
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 LOSSES = ("class", "box", "quality", "mask")
-SGD = "optimizer: sgd, learning_rate: 0.01"
+SLOW = "learning_rate: 0.0002"
 TEXT = """\
 kind: train
 name: workers
@@ -80,11 +80,11 @@ def losses(output: object) -> list[list[float]]:
 def test_one_worker_and_two_give_the_same_losses(scenes: Path, tmp_path: Path, norm: str) -> None:
     """A batch of five is uneven for two workers, and has more positives than enter the mask loss.
 
-    AdamW divides what is near zero by what is near zero: with batch norms its roundings come near 1e-4.
+    With batch norms roundings grow faster: at the usual rate they reach 2e-4 by step 20, so it is lower.
     """
-    change = ("steps: 20", f"steps: 20, {SGD}") if norm == "batch" else ("", "")
-    said = trained(text_of(scenes, tmp_path / "two", 2, norm=norm).replace(*change))
-    trained(text_of(scenes, tmp_path / "one", 0, norm=norm).replace(*change))
+    change = ("steps: 20", f"steps: 20, {SLOW}") if norm == "batch" else ("", "")
+    said = trained(text_of(scenes, tmp_path / "two", 2, norm=norm).replace(*change, 1))
+    trained(text_of(scenes, tmp_path / "one", 0, norm=norm).replace(*change, 1))
     assert "with 2 workers" in said
     assert "20 steps of 5" in said
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")

@@ -14,7 +14,7 @@ from jobs.errors import EXIT_CODES, ExitCode
 
 COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
-    *("evaluate", "weights", "schema", "demo", "demo-model"),
+    *("evaluate", "promote", "rollback", "select", "train", "weights", "schema", "demo", "demo-model"),
 )
 
 

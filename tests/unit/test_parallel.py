@@ -100,19 +100,19 @@ def example(number: int) -> Example:
     return Example(picture(number, 96, 96), tuple(CropMask(40 * n, 30 * n, mask, n) for n in range(count)))
 
 
-def gradients(norm: str, loss: LossConfig, accumulate: int = 1) -> dict[str, Tensor]:
+def gradients(norm: str, loss: LossConfig) -> dict[str, Tensor]:
     """The gradient of this process's share of a step of five views; the same in all after `fit`'s sum."""
     torch.manual_seed(0)
     config = tiny_model().config
     backbone = config.backbone.model_copy(update={"norm": norm})
     model = CondInst(config.model_copy(update={"backbone": backbone}))
+    # Fresh masks are flat, and their gradients nothing but roundings: these have shapes.
+    nn.init.normal_(model.head.controller.weight, std=0.3)
     order = Order((7,), (1.0,), 3)
     views = Views(example, order, model.config, loss, AugmentConfig(size=96))
-    settings = FitConfig(
-        steps=1, warmup_steps=0, bfloat16=False, clip_norm=1e9, accumulate=accumulate, learning_rate=1e-9
-    )
+    settings = FitConfig(steps=1, warmup_steps=0, bfloat16=False, clip_norm=1e9, learning_rate=1e-9)
     training = Training(model, Criterion(loss), settings)
-    batches = views.batches(5, accumulate=accumulate, rank=parallel.rank(), world=parallel.world())
+    batches = views.batches(5, rank=parallel.rank(), world=parallel.world())
     said: dict[str, float] = {}
     fit(training, training.criterion, batches, settings, lambda _, terms: said.update(terms))
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -129,32 +129,31 @@ LOSSES = {
 
 
 class Gradients:
-    def __init__(self, norm: str, loss: str, accumulate: int) -> None:
-        self.arguments = norm, LOSSES[loss], accumulate
+    def __init__(self, norm: str, loss: str) -> None:
+        self.arguments = norm, LOSSES[loss]
 
     def __call__(self) -> dict[str, Tensor]:
         return gradients(*self.arguments)
 
 
 @pytest.mark.parametrize(
-    ("norm", "loss", "world", "accumulate"),
+    ("norm", "loss", "world"),
     [
-        ("batch", "dice", 2, 1),
-        ("group", "few", 2, 2),
-        ("group", "top", 3, 1),
-        ("batch", "boxinst", 2, 1),
+        ("batch", "dice", 2),
+        ("group", "few", 2),
+        ("group", "top", 3),
+        ("batch", "boxinst", 2),
     ],
 )
 def test_an_uneven_batch_has_the_gradient_of_one_process(
-    norm: str, loss: str, world: int, accumulate: int, tmp_path: Path
+    norm: str, loss: str, world: int, tmp_path: Path
 ) -> None:
     alone = gradients(norm, LOSSES[loss])
     assert sum(float(v.abs().sum()) for v in alone.values()) > 0
-    for other in together(world, tmp_path, Gradients(norm, loss, accumulate)):
+    for other in together(world, tmp_path, Gradients(norm, loss)):
         assert other.keys() == alone.keys()
         for name, value in alone.items():
-            # Convolutions of other batch sizes round otherwise, and masks near zero have kinks there; a wrong
-            # divisor would be off by a fifth or more.
-            scale = 1e-5 if name.startswith("told") else 5e-3
+            # Convolutions of other batch sizes round otherwise; a wrong divisor would be off by a fifth.
+            scale = 1e-4 if name.startswith("told") else 2e-3
             atol = scale * float(value.abs().max()) + 1e-7
-            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=atol, msg=name)
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=atol, msg=lambda m: f"{name}: {m}")  # noqa: B023
