@@ -98,6 +98,46 @@ def test_one_worker_and_two_give_the_same_losses(scenes: Path, tmp_path: Path, n
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["workers"] == 2
 
 
+def test_a_lost_node_leaves_a_smaller_group_that_goes_on(
+    scenes: Path, s3_bucket: str, tmp_path: Path
+) -> None:
+    """A head with room for one worker and a node with room for another, which is taken away."""
+    from ray.cluster_utils import Cluster
+
+    output = f"{s3_bucket}/node"
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(text_of(scenes, output, 2, steps=16, every=4).replace("count: 2", "count: 2, least: 1"))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        driver = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("training_driver.py"), spec],
+            env=environment, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        assert reached(output, 4, driver)
+        cluster.remove_node(node, allow_graceful=False)
+        said, _ = driver.communicate(timeout=250)
+    finally:
+        cluster.shutdown()
+    assert driver.returncode == 0, said
+    assert "going on from step" in said
+    assert json.loads(Store.open(output).get("summary.json"))["workers"] == 1
+    trained(text_of(scenes, tmp_path / "whole", 0, steps=16, every=4))
+    for a, b in zip(losses(tmp_path / "whole"), losses(output), strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+
+
+def reached(output: str, step: int, driver: subprocess.Popen[str]) -> bool:
+    """Wait until a driver's training has put the checkpoint of a step."""
+    store, deadline = Store.open(output), time.monotonic() + 200
+    while time.monotonic() < deadline and driver.poll() is None:
+        if any(info.key.endswith(f"{step:09d}.json") for info in store.list("checkpoints/")):
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def workers_of_this_machine() -> Iterator[psutil.Process]:
     for process in psutil.process_iter(["cmdline"]):
         if any("RayTrainWorker" in part for part in process.info["cmdline"] or ()):
@@ -141,13 +181,10 @@ def test_a_killed_job_started_again_joins_its_curve(scenes: Path, s3_bucket: str
     environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_TMPDIR": f"/tmp/r{os.getpid()}"}
     driver = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("training_driver.py"), spec],
-        env=environment, start_new_session=True, cwd=Path(__file__).parents[2],
+        env=environment, text=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
-    store, deadline = Store.open(output), time.monotonic() + 200
-    while time.monotonic() < deadline and driver.poll() is None:
-        if any(info.key.endswith("000000008.json") for info in store.list("checkpoints/")):
-            break
-        time.sleep(0.02)
+    store = Store.open(output)
+    assert reached(output, 8, driver)
     for process in [*psutil.Process(driver.pid).children(recursive=True), psutil.Process(driver.pid)]:
         process.kill()
     driver.wait()
