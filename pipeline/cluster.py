@@ -38,9 +38,9 @@ class ClusterTooSmall(Exception):
 
 @contextmanager
 def cluster(
-    settings: Needs, workers: int, *, address: str | None = None, debug: bool = False
+    settings: Needs, workers: int, *, address: str | None = None, debug: bool = False, spare: int = 1
 ) -> Iterator[None]:
-    """A Ray cluster with room for the workers; what this starts, this ends.
+    """A Ray cluster with room for the workers and `spare` CPUs beside them; what this starts, this ends.
 
     Inside, `run` uses it, so several runs share one. Raises ClusterTooSmall.
     """
@@ -50,7 +50,7 @@ def cluster(
     if started:
         _connect(address or os.environ.get("RAY_ADDRESS") or "local", settings, workers, debug)
     try:
-        _require(settings, workers)
+        _require(settings, workers, spare)
         yield
     finally:
         if started:
@@ -58,7 +58,12 @@ def cluster(
 
 
 def shortfall(
-    nodes: Sequence[Mapping[str, float]], free: Mapping[str, float], workers: int, cpus: int, gpus: float
+    nodes: Sequence[Mapping[str, float]],
+    free: Mapping[str, float],
+    workers: int,
+    cpus: int,
+    gpus: float,
+    spare: int = 1,
 ) -> str | None:
     """Why a pool does not fit, or None. `nodes` are each node's resources, `free` what the cluster has left.
 
@@ -68,11 +73,10 @@ def shortfall(
     if fitting < workers:
         each = f"{cpus} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         return f"{workers} workers of {each} each do not fit: the cluster's nodes hold {fitting}"
-    needed, has = workers * cpus + 1, free.get("CPU", 0.0)
+    needed, has = workers * cpus + spare, free.get("CPU", 0.0)
     if has < needed:
-        return (
-            f"{workers} workers of {cpus} CPU need {needed} free CPUs (one beside the pool), {has:g} are free"
-        )
+        beside = " (one beside the pool)" if spare else ""
+        return f"{workers} workers of {cpus} CPU need {needed} free CPUs{beside}, {has:g} are free"
     if gpus and free.get("GPU", 0.0) < workers * gpus:
         return f"{workers} workers of {gpus:g} GPU need {workers * gpus:g}, {free.get('GPU', 0.0):g} are free"
     return None
@@ -118,12 +122,12 @@ def _hushed() -> Iterator[None]:
             os.close(terminal)
 
 
-def _require(settings: Needs, workers: int) -> None:
+def _require(settings: Needs, workers: int, spare: int) -> None:
     """Raise ClusterTooSmall unless the pool fits, now or as soon as an earlier pool is gone."""
     import ray
 
     def missing(free: Mapping[str, float]) -> str | None:
-        return shortfall(nodes, free, workers, settings.cpus, settings.gpus)
+        return shortfall(nodes, free, workers, settings.cpus, settings.gpus, spare)
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     problem = missing(ray.cluster_resources())  # type: ignore[no-untyped-call]

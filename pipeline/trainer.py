@@ -52,10 +52,13 @@ def run_group(
     the workers' own exception where it is one that a person can put right, and otherwise WorkersFailed.
     """
     least = group.least or group.count
-    with cluster(group, least, address=address):
+    with cluster(group, least, address=address, spare=0):
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+        # Beside who reads it: on another node it would be lost with that.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
         failed: list[BaseException] = []
         runner = threading.Thread(
             target=_fit, args=(work, {**payload, "mailbox": mailbox}, group, failed), daemon=True

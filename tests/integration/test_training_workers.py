@@ -107,7 +107,7 @@ def test_a_lost_node_leaves_a_smaller_group_that_goes_on(
     output = f"{s3_bucket}/node"
     spec = tmp_path / "spec.yaml"
     spec.write_text(text_of(scenes, output, 2, steps=16, every=4).replace("count: 2", "count: 2, least: 1"))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         node = cluster.add_node(num_cpus=1)
         environment = {**os.environ, "RAY_ADDRESS": cluster.address}
