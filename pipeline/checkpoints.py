@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pipeline.storage import Store
+from pipeline.storage import NotFound, Store
 
 FOLDER = "checkpoints/"
 
@@ -56,7 +56,7 @@ class Checkpoints:
             if hashlib.sha256(data).hexdigest() != record["sha256"]:
                 raise ValueError(f"{record['file']} is not the file that was put")
             return Checkpoint(steps[-1], load(data), dict(record["state"]))
-        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError, NotFound) as error:
             raise CheckpointError(
                 f"{self._store.join(key)} is damaged ({error}); remove it to go on from the checkpoint before"
             ) from None

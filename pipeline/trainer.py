@@ -58,7 +58,8 @@ def run_group(
 
         # Beside who reads it: on another node it would be lost with that.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
+        actor: Any = ray.remote(num_cpus=0)(_Mailbox)
+        mailbox = actor.options(scheduling_strategy=here).remote()
         failed: list[BaseException] = []
         runner = threading.Thread(
             target=_fit, args=(work, {**payload, "mailbox": mailbox}, group, failed), daemon=True
@@ -119,6 +120,7 @@ def _fit(
             run_config=RunConfig(
                 storage_path=folder,
                 failure_config=FailureConfig(max_failures=group.max_failures),
+                callbacks=[_teller(payload["mailbox"])],
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         ).fit()
@@ -130,6 +132,24 @@ def _fit(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _teller(mailbox: Any) -> Any:
+    """Tells of every death of a worker; called in Ray Train's controller."""
+    from ray.train import UserCallback
+
+    class Teller(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            rank, error = min(worker_exceptions.items(), key=lambda item: item[0])
+            post(mailbox, f"worker {rank} ended ({_last_words(error)}); going back to the last checkpoint\n")
+
+    return Teller()
+
+
+def _last_words(error: BaseException) -> str:
+    """The last line of an exception that may carry a whole traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()[:300]
+
+
 def _cause(error: BaseException) -> BaseException:
     """The worker's own exception, if it is no mere loss of another worker."""
     failures = getattr(error, "worker_failures", {})
@@ -138,5 +158,5 @@ def _cause(error: BaseException) -> BaseException:
         if type(cause).__module__.split(".")[0] in ("condinst", "pipeline", "jobs"):
             raised: BaseException = cause
             return raised
-    last = str(next(iter(failures.values()), error)).strip().splitlines() or [type(error).__name__]
-    return WorkersFailed(f"the workers died too often (workers.max_failures); the last one said: {last[-1]}")
+    last = _last_words(next(iter(failures.values()), error))
+    return WorkersFailed(f"the workers died too often (workers.max_failures); one of them said: {last}")
