@@ -16,6 +16,7 @@ from jobs.compare_cli import confusion, diff
 from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
 from jobs.export_cli import export, filter, import_
+from jobs.models_cli import promote, rollback, select
 from jobs.options import Anonymous, Endpoint, Profile, Region
 from jobs.publish_cli import publish
 from jobs.render_cli import render
@@ -310,6 +311,9 @@ app.command()(publish)
 app.command()(diff)
 app.command()(confusion)
 app.command("import")(import_)
+app.command()(promote)
+app.command()(rollback)
+app.command()(select)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from pipeline.decode import DecodeLimits
 from pipeline.keys import locate
 from pipeline.ledger import FingerprintMismatch, Ledger
 from pipeline.manifest import InputSource
+from pipeline.models import resolved as resolved_weights
 from pipeline.settings import SegmentSettings, difference
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tiled.settings import Tiling
@@ -77,7 +78,9 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
     `standing` is the output's job, whose decision on `auto` stays. Raises WeightsError or StoreError when the
     weights cannot be had, JobError for a class that they do not have.
     """
-    weights = _place(spec.model.weights) if spec.model.weights != DEMO else DEMO
+    # A version of its own, so that a promotion meanwhile changes no job at work.
+    weights = spec.model.weights
+    weights = DEMO if weights == DEMO else resolved_weights(_place(weights), StoreOptions())
     model_digest, config = identify(weights)
     own = config.detect.model_dump()
     stated = spec.model.detect_overrides()

@@ -118,12 +118,6 @@ class Run:
         """Whether every shard of every plan is committed."""
         return len(self.shards) == sum(plan.shards for plan in self.plans)
 
-    def parts(
-        self, table: TableName, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
-    ) -> Iterator[pa.Table]:
-        """The same rows, a table a shard: as many as `commits`, in their order, some read ahead."""
-        yield from self._parts(table, columns, filter)
-
     def part(
         self,
         commit: Commit,
@@ -167,7 +161,7 @@ class Run:
         filter: pc.Expression | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """The same rows as a stream, for tables larger than memory: some shards are read ahead, no more."""
-        for part in self._parts(table, columns, filter):
+        for part in self.parts(table, columns, filter):
             yield from part.to_batches()
 
     def of_shard(self, shard: str, table: TableName, columns: Sequence[str] | None = None) -> pa.Table:
@@ -223,12 +217,16 @@ class Run:
         schema = self.schema(table)
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
-        parts = [schema.empty_table(), *self._parts(table, columns, filter)]
+        parts = [schema.empty_table(), *self.parts(table, columns, filter)]
         return pa.concat_tables(parts).unify_dictionaries().replace_schema_metadata(schema.metadata)
 
-    def _parts(
-        self, table: TableName, columns: Sequence[str] | None, filter: pc.Expression | None
+    def parts(
+        self,
+        table: TableName,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
     ) -> Iterator[pa.Table]:
+        """The same rows as a stream, a table a shard: as many as `commits`, in their order, some read ahead."""
         with ThreadPoolExecutor(READERS) as readers:
             yield from _ahead(
                 readers, lambda commit: self._read(commit, table, columns, filter), self.commits

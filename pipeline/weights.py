@@ -16,6 +16,7 @@ import condinst
 from condinst.config import DetectConfig, FixedScale, Precision
 from condinst.preprocess import Prepared, prepare
 from condinst.weights import DEMO, digest, read_config
+from pipeline.models import resolved
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store, StoreOptions
 
@@ -27,8 +28,10 @@ class ModelChanged(Exception):
 def fetch_weights(uri: str, options: StoreOptions, folder: Path) -> Path:
     """A local path of the weights that `uri` names: itself where it is one, else a copy in `folder`.
 
-    `demo` stays `demo`. Raises StoreError when the store does not give the file.
+    `demo` stays `demo`; of a model's `current.json` it is the current version. Raises ModelsError where there
+    is none, StoreError when the store does not give the file.
     """
+    uri = resolved(uri, options)
     if uri == DEMO or "://" not in uri:
         return Path(uri)
     parent, _, name = uri.rpartition("/")

@@ -16,6 +16,7 @@ COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
     *("submit", "jobs", "schedule", "top"),
     *("export", "filter", "import", "publish", "diff", "confusion"),
+    *("promote", "rollback", "select", "train", "render"),
     *("evaluate", "view", "report", "weights", "schema", "demo", "demo-model"),
 )
 
