@@ -90,9 +90,12 @@ class CondInst(nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return self
 
-    def prepare(self, image: NDArray[np.uint8]) -> Prepared:
-        """Resize an (H, W, 3) uint8 RGB image for the network; safe to call from many threads."""
-        return prepare(image, self.config.input)
+    def prepare(self, image: NDArray[np.uint8], size: tuple[int, int] | None = None) -> Prepared:
+        """Resize an (H, W, 3) uint8 RGB image for the network; safe to call from many threads.
+
+        `size` as `condinst.preprocess.prepare` has it.
+        """
+        return prepare(image, self.config.input, size)
 
     @torch.inference_mode()
     def predict_prepared(

@@ -55,8 +55,11 @@ def _shortest_edge_scale(size: tuple[int, int], rule: ShortestEdge) -> float:
     return min(scale, rule.longest / max(size)) if max(size) * scale > rule.longest else scale
 
 
-def prepare(image: NDArray[np.uint8], config: InputConfig) -> Prepared:
+def prepare(image: NDArray[np.uint8], config: InputConfig, size: tuple[int, int] | None = None) -> Prepared:
     """Resize an (H, W, 3) uint8 RGB image (Pillow's bilinear with antialiasing).
+
+    `size` is the (height, width) of the image itself, where the pixels are those of a smaller version of it:
+    the network's input then has the size that the image itself would give.
 
     Raises ValueError for another shape or type.
     """
@@ -64,9 +67,9 @@ def prepare(image: NDArray[np.uint8], config: InputConfig) -> Prepared:
         raise ValueError(
             f"an image must be a uint8 RGB array of shape (height, width, 3), not {image.dtype} {image.shape}"
         )
-    size = (image.shape[0], image.shape[1])
+    size = size or (image.shape[0], image.shape[1])
     height, width = resized_size(size, config)
-    if (height, width) != size:
+    if (height, width) != image.shape[:2]:
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         image = np.asarray(resized)
     return Prepared(np.require(image, requirements=["C", "W"]), size)

@@ -358,6 +358,12 @@ class SegmentSpec(JobSpec):
         "or a number. The job stops as soon as more have; run again with a higher value it goes on. Default: "
         "any number.",
     )
+    decode: Literal["full", "scaled"] = Field(
+        default="full",
+        description="`scaled` decodes JPEGs that are at least twice as large as the network's input to a "
+        "half, a quarter or an eighth of their size: faster, and not quite the same pixels "
+        "([figures](benchmarks.md)). Not with `tiling`.",
+    )
     precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         default="float32",
         description="Numbers the model computes in. `auto` is bfloat16 on GPU workers and float32 elsewhere, "
@@ -367,6 +373,8 @@ class SegmentSpec(JobSpec):
     @model_validator(mode="after")
     def _tiling_settings(self) -> Self:
         if self.tiling is not None:
+            if self.decode != "full":
+                raise ValueError("decode: scaled does not go with `tiling`: windows have one scale")
             return self
         if any(part.area is not None for part in self.input):
             raise ValueError("input.area needs a `tiling` section: it limits which windows are read")

@@ -52,7 +52,7 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
         except InputRejected as rejected:
             gallery.reject(ref.image_id, rejected.status, rejected.reason)
         else:
-            found = visible(model.predict_prepared([prepare(image)], detect)[0])
+            found = visible(model.predict_prepared([prepare(image, None)], detect)[0])
             found = found if valid is None else on_data(found, valid)
             gallery.add(ref.image_id, image, found, each=False)
     gallery.close()
@@ -61,6 +61,7 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
 
 def looking(settings: SegmentSettings) -> Callable[[ImageRef], tuple[Rgb, NDArray[np.bool_] | None]]:
     """What gives an input's pixels, or a window's, and which of them hold data (None: all)."""
+    # Decoded in full whatever the spec says: what is drawn is the image itself.
     inputs, windows = Inputs(settings.sources), WindowReader(settings.sources)
     limits = settings.limits
 

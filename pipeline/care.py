@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from enum import Enum
 
 from pipeline.children import Children, DeadlyImage
-from pipeline.decode import DecodeLimits, decode
+from pipeline.decode import DecodeLimits, Size, decode
 from pipeline.pixels import Rgb
 from pipeline.poison import Note, Past, at_key, convict, look_back, put_culprit, read_culprits
 from pipeline.records import ImageRef
@@ -81,10 +81,10 @@ class Care:
         self.culprits = culprits or {}
         """Images known to kill their process, by id: how."""
 
-    def decode(self, ref: ImageRef, data: bytes) -> Rgb:
+    def decode(self, ref: ImageRef, data: bytes, least: Size | None = None) -> Rgb:
         """Decode an image of the shard; raises what `pipeline.decode.decode` does, and Poisonous."""
         with watching(f"decoding {ref.image_id!r} of shard {self.shard}", self.limits.seconds):
-            return decode(data, self.limits)
+            return decode(data, self.limits, least)
 
     def window(self, ref: ImageRef, windows: WindowReader) -> WindowPixels:
         """Read a window of the shard; raises what `WindowReader.read` does, and Poisonous."""
@@ -119,10 +119,10 @@ class Careful(Care):
         self._store, self._attempt, self._worker, self._past = store, attempt, worker, past
         self._children, self._rasters = Children(limits), RasterChildren(limits)
 
-    def decode(self, ref: ImageRef, data: bytes) -> Rgb:
+    def decode(self, ref: ImageRef, data: bytes, least: Size | None = None) -> Rgb:
         """The same in another process; who ends that is recorded. Raises ChildError and StoreError too."""
         try:
-            return self._children.decode(data)
+            return self._children.decode(data, least)
         except DeadlyImage as death:
             what = put_culprit(self._store, self.shard, self._attempt, ref.image_id, str(death))
             raise Poisonous(what) from None

@@ -17,12 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.decode import DecodeLimits, decode
+from pipeline.decode import DecodeLimits, Size, decode
 from pipeline.pixels import Rgb
 from pipeline.records import InputRejected, Status, describe
 
 REQUEST = struct.Struct("<Q")
 """Bytes of the file that follows."""
+LEAST = struct.Struct("<II")
+"""Before an image: the height and width to decode to at least; zeros for all there is."""
 REPLY = struct.Struct("<BIIQ")
 """Kind, height, width, bytes that follow."""
 READY, PIXELS, REFUSED = 0, 1, 2
@@ -37,7 +39,12 @@ _GRACE = 30
 
 def main() -> None:
     """Decode until stdin ends."""
-    serve(lambda data, limits, pipes: _image(decode(data, limits)))
+    serve(lambda data, limits, pipes: _image(decode(data[LEAST.size :], limits, _least(data))))
+
+
+def _least(data: bytes) -> Size | None:
+    height, width = LEAST.unpack_from(data)
+    return (height, width) if height and width else None
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from pipeline.childdecode import MAX_REASON, PIXELS, READY, REFUSALS, REFUSED, REPLY, REQUEST
-from pipeline.decode import DecodeLimits
+from pipeline.childdecode import LEAST, MAX_REASON, PIXELS, READY, REFUSALS, REFUSED, REPLY, REQUEST
+from pipeline.decode import DecodeLimits, Size
 from pipeline.pixels import Rgb
 from pipeline.records import InputRejected
 
@@ -72,12 +72,12 @@ class Children:
         self._all: set[_Child] = set()
         self._closed = False
 
-    def decode(self, data: bytes) -> Rgb:
+    def decode(self, data: bytes, least: Size | None = None) -> Rgb:
         """The same as `pipeline.decode.decode`, in a child.
 
         Raises InputRejected as that does, DeadlyImage, and ChildError.
         """
-        return self.ask(lambda pipes: _decoded(pipes, data, self._limits.pixels))
+        return self.ask(lambda pipes: _decoded(pipes, data, least or (0, 0), self._limits.pixels))
 
     def ask(self, talk: Callable[[Pipes], T]) -> T:
         """Have a child do something, within the time for an image: `talk` asks, and reads the answer.
@@ -249,8 +249,8 @@ class _Child:
         return NoAnswer(f"decoding ended its process (exit code {code})")
 
 
-def _decoded(pipes: Pipes, data: bytes, limit: int) -> Rgb:
-    pipes.send(REQUEST.pack(len(data)), data)
+def _decoded(pipes: Pipes, data: bytes, least: Size, limit: int) -> Rgb:
+    pipes.send(REQUEST.pack(LEAST.size + len(data)), LEAST.pack(*least), data)
     kind, height, width, size = pipes.header()
     if kind == PIXELS and 0 < height * width <= limit and size == 3 * height * width:
         pixels = np.empty((height, width, 3), dtype=np.uint8)

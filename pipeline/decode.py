@@ -21,11 +21,12 @@ from PIL import (
 
 from pipeline import jpeg, jpeg2000, tifftags
 from pipeline.headers import Header, probe
+from pipeline.jpeg import Size
 from pipeline.pixels import Rgb, from_pillow, upright
 from pipeline.records import InputRejected, Status
 from pipeline.tiff import decode_tiff
 
-__all__ = ["DecodeLimits", "Header", "decode", "probe"]
+__all__ = ["DecodeLimits", "Header", "Size", "decode", "jpeg_size", "probe"]
 
 # What Pillow warns of (a broken animation chunk, a large canvas) is none of the user's business: a file
 # either gives its pixels or a reason. `catch_warnings` would swap the process's filters under other threads.
@@ -59,10 +60,21 @@ class DecodeLimits:
         return _MEMORY + self.bytes + _MEMORY_PER_PIXEL * self.pixels
 
 
-def decode(data: bytes, limits: DecodeLimits) -> Rgb:
+def jpeg_size(data: bytes) -> Size | None:
+    """(height, width) of a JPEG as it is to be looked at; None for anything else, damaged ones too."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        return jpeg.upright_size(jpeg.read_header(data))
+    except ValueError:
+        return None
+
+
+def decode(data: bytes, limits: DecodeLimits, least: Size | None = None) -> Rgb:
     """Decode one image file to upright 8-bit RGB.
 
-    Safe to call from several threads. Nothing is written to disk.
+    With `least` (height, width), a JPEG comes in half, a quarter or an eighth of its size, as long as it is
+    that large at least. Safe to call from several threads. Nothing is written to disk.
 
     Returns:
         uint8 (height, width, 3), contiguous; the EXIF orientation is applied.
@@ -77,6 +89,8 @@ def decode(data: bytes, limits: DecodeLimits) -> Rgb:
     header = probe(data)
     _check_size(header, limits)
     try:
+        if least is not None and header.format == "JPEG":
+            return _jpeg(data, limits, least)
         return _READERS[header.format](data, limits)
     except InputRejected:
         raise
@@ -108,9 +122,9 @@ def _reason(header: Header, error: Exception) -> str:
     return f"{header.format}: {type(error).__name__}: {text}"[:_MAX_REASON]
 
 
-def _jpeg(data: bytes, limits: DecodeLimits) -> Rgb:
+def _jpeg(data: bytes, limits: DecodeLimits, least: Size | None = None) -> Rgb:
     header = jpeg.read_header(data)
-    rgb = jpeg.decode_jpeg(data, header)
+    rgb = jpeg.decode_jpeg(data, header, 1 if least is None else jpeg.reduced(header, least))
     return rgb if header.orientation == 1 else upright(rgb, header.orientation)
 
 

@@ -15,13 +15,16 @@ from condinst.preprocess import Prepared
 from pipeline.care import Care, Poisonous
 from pipeline.children import ChildError
 from pipeline.clock import Clock
-from pipeline.decode import DecodeLimits
+from pipeline.decode import DecodeLimits, Size, jpeg_size
 from pipeline.inputs import Inputs
 from pipeline.records import ImageRef, InputRejected, Status, describe
 from pipeline.rows import Outcome
 from pipeline.storage import StoreError
 from pipeline.tiled.pixels import WindowPixels
 from pipeline.tiled.reading import WindowReader
+
+Prepare = Callable[[NDArray[np.uint8], Size | None], Prepared]
+"""Resizes an image for the network; the size is that of the image itself, where the pixels are fewer."""
 
 FETCHERS = 16
 """Requests in flight of one worker."""
@@ -67,14 +70,19 @@ class Feeder:
     def __init__(
         self,
         inputs: Inputs,
-        prepare: Callable[[NDArray[np.uint8]], Prepared],
+        prepare: Prepare,
         limits: DecodeLimits,
         images: int,
         bytes: int,
         decoders: int,
         windows: WindowReader | None = None,
+        least: Callable[[Size], Size] | None = None,
     ) -> None:
-        """`windows` reads those of rasters, in jobs that have any."""
+        """`windows` reads those of rasters, in jobs that have any.
+
+        `least` gives the (height, width) that a JPEG of some size is decoded to at least; None for all of it.
+        """
+        self._least = least
         self._inputs, self._prepare, self._limits = inputs, prepare, limits
         self._windows = windows
         self._images, self._bytes = images, bytes
@@ -165,7 +173,7 @@ class Feeder:
         """In a decoding thread: a window's pixels at the model's scale."""
         try:
             with task.clock.stage("prepare"):
-                prepared = self._prepare(pixels.rgb)
+                prepared = self._prepare(pixels.rgb, None)
         except Exception as error:
             task.future.set_result(Refused(task.index, _refusal(outcome, error)))
         else:
@@ -183,11 +191,14 @@ class Feeder:
         """In a decoding thread: the pixels, at the model's scale."""
         start = time.monotonic()
         try:
+            full = None if self._least is None else jpeg_size(data)
             with task.clock.stage("decode"):
-                image = task.care.decode(task.ref, data)
-            outcome = replace(outcome, size=(image.shape[0], image.shape[1]))
+                least = None if full is None or self._least is None else self._least(full)
+                image = task.care.decode(task.ref, data, least)
+            size = full or (image.shape[0], image.shape[1])
+            outcome = replace(outcome, size=size)
             with task.clock.stage("prepare"):
-                prepared = self._prepare(image)
+                prepared = self._prepare(image, size)
         except (StoreError, ChildError) as error:
             task.future.set_exception(error)
         except Poisonous as error:

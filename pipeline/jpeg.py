@@ -21,6 +21,10 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _PROCESSES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 _BARE = frozenset((0x00, 0x01, _SOI, *range(0xD0, 0xD8)))
 _MAX_SCANS = 200
+_TURNED = 5
+"""EXIF orientations from here on swap width and height."""
+_REDUCTIONS = (8, 4, 2)
+Size = tuple[int, int]
 
 # libjpeg's warnings that leave every pixel as it was written, and what turbojpeg alone cannot read.
 # All other warnings mean that pixels were lost and filled in.
@@ -64,8 +68,23 @@ def read_header(data: bytes) -> JpegHeader:
     raise ValueError("the file ends before its frame header")
 
 
-def decode_jpeg(data: bytes, header: JpegHeader) -> Rgb:
-    """The first picture of a JPEG or MPO as stored (not turned), complete.
+def upright_size(header: JpegHeader) -> Size:
+    """(height, width) of the picture as it is to be looked at."""
+    size = (header.height, header.width)
+    return size if header.orientation < _TURNED else (header.width, header.height)
+
+
+def reduced(header: JpegHeader, least: Size) -> int:
+    """How many times smaller each edge can be, 1, 2, 4 or 8, and still be `least`, which is upright."""
+    height, width = upright_size(header)
+    fitting = (by for by in _REDUCTIONS if -(-height // by) >= least[0] and -(-width // by) >= least[1])
+    return next(fitting, 1)
+
+
+def decode_jpeg(data: bytes, header: JpegHeader, by: int = 1) -> Rgb:
+    """The first picture of a JPEG or MPO as stored (not turned), complete; each edge `by` times smaller.
+
+    A smaller one is made of the lower frequencies alone: 8 / `by` of each block's 8 x 8 coefficients an edge.
 
     Raises:
         InputRejected: `unsupported` (12 bits, lossless, two components), `corrupt` (cut or damaged),
@@ -73,18 +92,20 @@ def decode_jpeg(data: bytes, header: JpegHeader) -> Rgb:
     """
     _check_layout(data, header)
     try:
-        return _decode(data, header)
+        return _decode(data, header, by)
     except ValueError as error:
         problem = str(error)
     if _JUNK.search(problem):
         # Bytes between the markers before the first scan. They are taken out, not tolerated: only
         # without them does the decoder get on to tell of damage behind them.
         try:
-            return _decode(_without_junk(data), header)
+            return _decode(_without_junk(data), header, by)
         except ValueError as error:
             problem = str(error)
     if _HARMLESS.search(problem):
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
+            if by > 1:
+                image.draft(None, (header.width // by, header.height // by))
             image.load()
             return from_pillow(image)
     status = Status.UNSUPPORTED if problem.startswith("Unsupported") else Status.CORRUPT
@@ -105,11 +126,13 @@ def _check_layout(data: bytes, header: JpegHeader) -> None:
         )
 
 
-def _decode(data: bytes, header: JpegHeader) -> Rgb:
+def _decode(data: bytes, header: JpegHeader, by: int) -> Rgb:
     """Raise ValueError at libjpeg's first warning. The buffer keeps a second, larger frame header out."""
     channels = 4 if header.components == 4 else 3
-    buffer = np.empty((header.height, header.width, channels), np.uint8)
-    pixels: Rgb = simplejpeg.decode_jpeg(data, "CMYK" if channels == 4 else "RGB", buffer=buffer)
+    height, width = -(-header.height // by), -(-header.width // by)
+    buffer = np.empty((height, width, channels), np.uint8)
+    smaller = {} if by == 1 else {"min_height": height, "min_width": width, "min_factor": 1}
+    pixels: Rgb = simplejpeg.decode_jpeg(data, "CMYK" if channels == 4 else "RGB", buffer=buffer, **smaller)
     if pixels.shape != buffer.shape:
         raise ValueError("it holds two frame headers of different sizes")
     if channels == 3:

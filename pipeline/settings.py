@@ -33,6 +33,8 @@ class SegmentSettings:
     """sha256 of the weights file; a worker refuses a file with another one."""
     output_options: StoreOptions = field(default_factory=StoreOptions)
     weights_options: StoreOptions = field(default_factory=StoreOptions)
+    decode: str = "full"
+    """`full`, or `scaled`: JPEGs much larger than the network's input come in half, a quarter, an eighth."""
     precision: str = "float32"
     detect: Mapping[str, object] = field(default_factory=dict)
     """Overrides of the model's `DetectConfig`, by field."""
@@ -71,6 +73,7 @@ class SegmentSettings:
         A batch's shape and a CPU's thread count move scores by rounding, so they count too.
         """
         tiled = {} if self.tiling is None else {"tiling": self.tiling.row_settings()}
+        decode = {} if self.decode == "full" else {"decode": self.decode}
         return {
             "results_version": RESULTS_VERSION,
             "model_digest": self.model_digest,
@@ -82,6 +85,7 @@ class SegmentSettings:
             "device": self.device,
             "threads": None if self.gpus > 0 else self.cpus,
             **tiled,
+            **decode,
         }
 
     def of_windows(self) -> SegmentSettings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 import condinst
 from condinst.config import DetectConfig, FixedScale, Precision
-from condinst.preprocess import Prepared, prepare
+from condinst.preprocess import Prepared, prepare, resized_size
 from condinst.weights import DEMO, digest, read_config
 from pipeline.models import resolved
 from pipeline.settings import SegmentSettings
@@ -46,12 +45,24 @@ def load_model(settings: SegmentSettings) -> condinst.CondInst:
         return condinst.load(str(path), settings.device, cast(Precision, settings.precision))
 
 
-def preparing(model: condinst.CondInst, settings: SegmentSettings) -> Callable[[NDArray[np.uint8]], Prepared]:
+def preparing(
+    model: condinst.CondInst, settings: SegmentSettings
+) -> Callable[[NDArray[np.uint8], tuple[int, int] | None], Prepared]:
     """What resizes an image for the network: windows at one scale, whatever the weights' rule."""
     if settings.tiling is None:
         return model.prepare
     scale = FixedScale(scale=settings.tiling.scale)
-    return partial(prepare, config=model.config.input.model_copy(update={"resize": scale}))
+    config = model.config.input.model_copy(update={"resize": scale})
+    return lambda image, size: prepare(image, config, size)
+
+
+def least_size(
+    model: condinst.CondInst, settings: SegmentSettings
+) -> Callable[[tuple[int, int]], tuple[int, int]] | None:
+    """The (height, width) that a JPEG is decoded to at least, by its own; None where all of it is decoded."""
+    if settings.decode == "full":
+        return None
+    return lambda size: resized_size(size, model.config.input)
 
 
 def class_names(settings: SegmentSettings) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from pipeline.storage import Store
 from pipeline.tiled.nodata import on_data
 from pipeline.tiled.reading import WindowReader
 from pipeline.watchdog import Watchdog
-from pipeline.weights import detect_config, load_model, preparing
+from pipeline.weights import detect_config, least_size, load_model, preparing
 
 AHEAD = 2
 """Batches of one shard that are queued at the model, so that it never waits for the next."""
@@ -71,6 +71,7 @@ class Worker:
             bytes=settings.prefetch_bytes,
             decoders=max(2, settings.cpus),
             windows=None if settings.tiling is None else WindowReader(settings.sources),
+            least=least_size(self._model, settings),
         )
         self._carer = Carer(self._store, self.id, settings.limits)
         self._progress = Progress(self._store, self.id)

@@ -49,7 +49,8 @@ def refs(tmp_path: Path) -> list[ImageRef]:
 @contextmanager
 def feeder(images: int, bytes: int) -> Iterator[tuple[Feeder, Counting]]:
     inputs = Counting([InputSource("/")])
-    made = Feeder(inputs, lambda image: prepare(image, CONFIG), DecodeLimits(), images, bytes, decoders=2)
+    resize = lambda image, size: prepare(image, CONFIG, size)  # noqa: E731
+    made = Feeder(inputs, resize, DecodeLimits(), images, bytes, decoders=2)
     yield made, inputs
     made.close()
 
@@ -105,7 +106,7 @@ def test_bad_inputs_are_refused_in_their_place(refs: list[ImageRef]) -> None:
 
 
 def test_an_unexpected_error_is_the_images_own(refs: list[ImageRef]) -> None:
-    def fail(image: Any) -> Any:
+    def fail(image: Any, size: Any) -> Any:
         raise KeyError("unheard of")
 
     made = Feeder(Inputs([InputSource("/")]), fail, DecodeLimits(), 4, 10**9, decoders=1)
