@@ -79,8 +79,7 @@ def promote(request: Request, console: Console | None = None) -> ExitCode:
     )
     _say(found, console)
     if not found.low > request.margin:
-        margin = f"a difference of {request.margin:g}" if request.margin else "no difference"
-        console.print(f"not promoted: {margin} is not below the interval", highlight=False)
+        console.print(f"not promoted: the interval does not lie above {request.margin:g}", highlight=False)
         return ExitCode.NOT_BETTER
     record = {"ap": found.new, "against": against, "comparison": asdict(found)}
     why = f"AP {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}] against {against}"

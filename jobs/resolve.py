@@ -80,7 +80,7 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
     """
     # A version of its own, so that a promotion meanwhile changes no job at work.
     weights = spec.model.weights
-    weights = DEMO if weights == DEMO else resolved_weights(_place(weights), StoreOptions())
+    weights = DEMO if weights == DEMO else resolved_weights(absolute(weights), StoreOptions())
     model_digest, config = identify(weights)
     own = config.detect.model_dump()
     stated = spec.model.detect_overrides()
@@ -139,7 +139,7 @@ def _crs(given: str) -> str:
 
 def resolved(spec: SegmentSpec) -> SegmentSpec:
     """The spec with absolute places: it means the same in any folder of this machine."""
-    weights = spec.model.weights if spec.model.weights == DEMO else _place(spec.model.weights)
+    weights = spec.model.weights if spec.model.weights == DEMO else absolute(spec.model.weights)
     return spec.model_copy(
         update={
             "input": tuple(_placed(part) for part in spec.input),
@@ -150,14 +150,14 @@ def resolved(spec: SegmentSpec) -> SegmentSpec:
 
 
 def _placed(section: InputSection) -> InputSection:
-    area = None if section.area is None else _place(section.area)
-    return section.model_copy(update={"uri": _place(section.uri), "area": area})
+    area = None if section.area is None else absolute(section.area)
+    return section.model_copy(update={"uri": absolute(section.uri), "area": area})
 
 
 def source_of(section: InputSection, workers: int = 1) -> InputSource:
     """One input as the manifest and each of so many workers read it, its place absolute."""
     return InputSource(
-        uri=_place(section.uri),
+        uri=absolute(section.uri),
         include=section.include,
         exclude=section.exclude,
         manifest=section.is_manifest,
@@ -165,7 +165,7 @@ def source_of(section: InputSection, workers: int = 1) -> InputSource:
         id_column=section.id_column,
         columns=section.columns,
         options=options_of(section, workers),
-        area=None if section.area is None else _place(section.area),
+        area=None if section.area is None else absolute(section.area),
         name=section.name,
         new=section.mode == "new",
     )
@@ -184,7 +184,7 @@ def identify(weights: str) -> tuple[str, ModelConfig]:
         return digest(path), read_config(path)
 
 
-def _place(uri: str) -> str:
+def absolute(uri: str) -> str:
     """A URI as it is; a path made absolute, since workers run in other folders."""
     return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from condinst.config import ModelConfig
+from condinst.weights import DEMO
 from jobs.errors import Refused
 from jobs.report import versions
-from jobs.train_spec import TrainSpec
+from jobs.resolve import absolute
+from jobs.train_spec import SourceSection, TrainSpec
 from pipeline.settings import difference
 from pipeline.storage import NotFound, Store
 
@@ -20,6 +22,31 @@ _ACCESS = ("endpoint", "region", "profile", "anonymous", "requester_pays", "requ
 """How a store is reached: may change from run to run."""
 _FREE = ("output", "workers", "threads", "decoders", "samples")
 """What says where and by whom, and changes no weight."""
+
+
+def placed(spec: TrainSpec) -> TrainSpec:
+    """The spec with absolute places: workers run in other folders."""
+    data, model = spec.data, spec.model
+    val = None if data.val is None else _placed(data.val)
+    train = tuple(map(_placed, data.train))
+    weights = {
+        key: absolute(value)
+        for key in ("weights", "backbone_weights")
+        if (value := getattr(model, key)) not in (None, DEMO)
+    }
+    output = spec.output.model_copy(update={"uri": absolute(spec.output.uri)})
+    return spec.model_copy(
+        update={
+            "data": data.model_copy(update={"train": train, "val": val}),
+            "model": model.model_copy(update=weights),
+            "output": output,
+        }
+    )
+
+
+def _placed(section: SourceSection) -> SourceSection:
+    given = {key: getattr(section, key) for key in ("uri", "annotations", "run")}
+    return section.model_copy(update={k: absolute(v) for k, v in given.items() if v is not None})
 
 
 def decisive(spec: TrainSpec, data: Mapping[str, object]) -> dict[str, object]:

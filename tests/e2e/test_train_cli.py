@@ -44,6 +44,19 @@ def test_weights_that_train_made_predict(tmp_path: Path) -> None:
     assert "batch: 2 -> 8" in again.stderr
 
 
+def test_workers_find_what_lies_in_relative_folders(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "scenes", range(2), 160)
+    source = "{uri: scenes/images, annotations: scenes/truth.json}"
+    text = EXAMPLE.read_text()
+    begin, end = text.index("data:"), text.index("model:")
+    spec = tmp_path / "train.yaml"
+    spec.write_text(f"{text[:begin]}data:\n  train: {source}\n  val: {source}\n{text[end:]}")
+    small = ("--set", "batch=2", "--set", "augment.size=96", "--set", "workers={count: 2}")
+    done = condinst("train", spec, *FEW_STEPS, *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "work" / "train-kernels" / "summary.json").is_file()
+
+
 def test_the_example_runs_on_real_photographs(data_dir: Path, tmp_path: Path) -> None:
     if not (data_dir / "maize-kernels").is_dir():
         pytest.skip(f"{data_dir} has no maize-kernels")
