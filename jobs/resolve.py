@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from condinst.config import DetectConfig, ModelConfig
+from condinst.config import DetectConfig, FixedScale, ModelConfig
 from condinst.weights import DEMO, digest, read_config
 from jobs.errors import JobError
 from jobs.spec import InputSection, SegmentSpec, StoreSection
@@ -19,6 +19,7 @@ from pipeline.ledger import FingerprintMismatch, Ledger
 from pipeline.manifest import InputSource
 from pipeline.settings import SegmentSettings, difference
 from pipeline.storage import NotFound, Store, StoreOptions
+from pipeline.tiled.settings import Tiling
 from pipeline.weights import fetch_weights
 
 
@@ -96,7 +97,36 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
         limits=DecodeLimits(spec.limits.pixels, spec.limits.bytes, spec.limits.seconds),
         cpus=spec.workers.cpus,
         gpus=spec.workers.gpus,
+        tiling=tiling_of(spec, config),
     )
+
+
+def tiling_of(spec: SegmentSpec, config: ModelConfig) -> Tiling | None:
+    """How the spec's rasters are cut. Raises JobError for a CRS that is none."""
+    section, resize = spec.tiling, config.input.resize
+    if section is None:
+        return None
+    own = resize.scale if isinstance(resize, FixedScale) else 1.0
+    return Tiling(
+        size=section.size,
+        overlap=section.overlap,
+        scale=own if section.scale is None else section.scale,
+        resolution=section.resolution,
+        bands=section.bands,
+        percentiles=section.percentiles,
+        stretch=section.stretch,
+        across_rasters=section.deduplicate == "across_rasters",
+        crs=None if spec.output.crs is None else _crs(spec.output.crs),
+    )
+
+
+def _crs(given: str) -> str:
+    from pipeline.geo.georef import crs_name
+
+    try:
+        return crs_name(given)
+    except ValueError as error:
+        raise JobError(f"output.crs: {error}") from None
 
 
 def resolved(spec: SegmentSpec) -> SegmentSpec:
@@ -104,11 +134,16 @@ def resolved(spec: SegmentSpec) -> SegmentSpec:
     weights = spec.model.weights if spec.model.weights == DEMO else _place(spec.model.weights)
     return spec.model_copy(
         update={
-            "input": tuple(part.model_copy(update={"uri": _place(part.uri)}) for part in spec.input),
+            "input": tuple(_placed(part) for part in spec.input),
             "model": spec.model.model_copy(update={"weights": weights}),
             "output": spec.output.model_copy(update={"uri": locate(spec.output.uri).uri}),
         }
     )
+
+
+def _placed(section: InputSection) -> InputSection:
+    area = None if section.area is None else _place(section.area)
+    return section.model_copy(update={"uri": _place(section.uri), "area": area})
 
 
 def source_of(section: InputSection, workers: int = 1) -> InputSource:
@@ -122,6 +157,7 @@ def source_of(section: InputSection, workers: int = 1) -> InputSource:
         id_column=section.id_column,
         columns=section.columns,
         options=options_of(section, workers),
+        area=None if section.area is None else _place(section.area),
         name=section.name,
     )
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from jobs.check import load
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, JobError
+from jobs.outputs import is_tiled
 from jobs.report import SUMMARY_KEY
 from jobs.resolve import refuse_other_settings, settings_of, spec_of, standing_job
 from jobs.run_report.page import put_report
@@ -63,6 +64,11 @@ def retry_output(target: str, options: StoreOptions, wanted: Wanted, console: Co
     job = standing_job(ledger)
     if job is None:
         raise no_job(store)
+    if is_tiled(load_plans(store)):
+        raise JobError(
+            f"{store.uri} is a tiled job's output, whose windows cannot be retried one by one; run its spec "
+            "with another output, and exclude what is well"
+        )
     spec = load(Path(target)) if is_spec(target) else spec_of(job, store)
     settings = replace(settings_of(spec, job), output=store.uri, output_options=store.options)
     refuse_other_settings(store, job, settings)

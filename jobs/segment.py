@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -19,11 +20,14 @@ from jobs.run_report.page import put_report
 from jobs.spec import SegmentSpec
 from jobs.stopping import Stop
 from jobs.tally import Tally
+from jobs.windows import STITCHING, WindowStage
+from pipeline.engine import cluster
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, freeze, load_plans
 from pipeline.settings import SegmentSettings
 from pipeline.stopping import clear_cancel
 from pipeline.storage import NotFound, Store
+from pipeline.tiled.planning import freeze_tiled, open_windows
 
 
 def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None = None) -> dict[str, Any]:
@@ -57,12 +61,35 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     elif allowance.exceeded(tally):
         raise too_many(ledger, allowance, tally, "nothing was run")
     else:
-        workers = 0 if local else min(spec.workers.count, len(pending))
-        drive = Drive(store, settings, pending, workers, tally, allowance.planned, console)
-        accounts = _to_the_end(ledger, plans, job, drive, allowance)
+        drive = Drive(store, settings, pending, 0, tally, allowance.planned, console)
+        accounts = _run(ledger, plans, job, drive, allowance, 0 if local else spec.workers.count)
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
         raise too_many(ledger, allowance, tally, "every input has its row all the same")
     return accounts
+
+
+def _run(
+    ledger: Ledger,
+    plans: Sequence[Plan],
+    job: dict[str, object],
+    drive: Drive,
+    allowance: Allowance,
+    workers: int,
+) -> dict[str, Any]:
+    """Run what is pending with at most so many workers on Ray, 0 for this process."""
+    drive.workers = min(workers, len(drive.shards))
+    if drive.settings.tiling is None:
+        return _to_the_end(ledger, plans, job, drive, allowance)
+    stage = WindowStage(ledger.store, drive.settings, plans, job, drive.console)
+    pending = stage.pending()
+    first = min(workers, len(pending))
+    # One cluster for both stages: starting Ray takes seconds.
+    pool = cluster(drive.settings, max(first, drive.workers)) if workers else nullcontext()
+    with pool:
+        if pending:
+            stage.run(pending, first)
+        drive.settings, drive.doing = drive.settings.of_stitching(), STITCHING
+        return _to_the_end(ledger, plans, job, drive, allowance)
 
 
 def _to_the_end(
@@ -118,7 +145,14 @@ def account(
             f"{ledger.store.uri}: {tally.images:,} images have rows but {planned:,} were planned; "
             "the output was changed by another program"
         )
-    return summary(tally, plans, job, run)
+    return summary(tally, plans, job, run, windows_tally(ledger.store, plans))
+
+
+def windows_tally(store: Store, plans: Sequence[Plan]) -> Tally | None:
+    """What the windows of a tiled job came to; None for a job without."""
+    if all(plan.windows is None for plan in plans):
+        return None
+    return Tally.of(Ledger(open_windows(store)).records())
 
 
 def _plans(store: Store, spec: SegmentSpec, settings: SegmentSettings, console: Console) -> list[Plan]:
@@ -126,7 +160,14 @@ def _plans(store: Store, spec: SegmentSpec, settings: SegmentSettings, console: 
     if plans:
         return plans
     console.print(f"listing the input of {spec.name}", highlight=False)
-    return [freeze(settings.sources, store, spec.shards.images, 0)]
+    return [freeze_input(spec, settings, store)]
+
+
+def freeze_input(spec: SegmentSpec, settings: SegmentSettings, store: Store) -> Plan:
+    """Freeze the first generation of a job's input, or adopt the one that is there."""
+    if settings.tiling is None:
+        return freeze(settings.sources, store, spec.shards.images, 0)
+    return freeze_tiled(settings.sources, store, spec.shards.images, 0, settings.tiling)
 
 
 def _tell_other_input(job: dict[str, object], spec: SegmentSpec, console: Console) -> None:

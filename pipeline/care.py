@@ -33,6 +33,7 @@ from pipeline.pixels import Rgb
 from pipeline.poison import Note, Past, at_key, convict, look_back, put_culprit, read_culprits
 from pipeline.records import ImageRef
 from pipeline.storage import Store
+from pipeline.tiled.reading import WindowPixels, WindowReader
 from pipeline.watchdog import watching
 
 CAREFUL_AFTER = 2
@@ -82,6 +83,11 @@ class Care:
         """Decode an image of the shard; raises what `pipeline.decode.decode` does, and Poisonous."""
         with watching(f"decoding {ref.image_id!r} of shard {self.shard}", self.limits.seconds):
             return decode(data, self.limits)
+
+    def window(self, ref: ImageRef, windows: WindowReader) -> WindowPixels:
+        """Read a window of the shard; raises what `WindowReader.read` does, and Poisonous."""
+        with watching(f"reading {ref.image_id!r} of shard {self.shard}", self.limits.seconds):
+            return windows.read(ref, self.limits, lambda data: decode(data, self.limits))
 
     def way(self, images: Sequence[str]) -> Way:
         """How a batch of these images, named by their ids, is to go through the model."""

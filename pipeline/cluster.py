@@ -111,7 +111,7 @@ def _require(settings: SegmentSettings, workers: int) -> None:
     import ray
 
     def missing(free: Mapping[str, float]) -> str | None:
-        return shortfall(nodes, free, workers, settings.cpus, settings.gpus)
+        return shortfall(nodes, free, workers, settings.cpus, settings.gpus_held)
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     problem = missing(ray.cluster_resources())  # type: ignore[no-untyped-call]

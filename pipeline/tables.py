@@ -10,7 +10,7 @@ A run is what was committed when it was opened, also while the job goes on or af
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -24,7 +24,13 @@ from pipeline.commit import Commit, attempt_key, public_key
 from pipeline.ledger import Ledger, LedgerError
 from pipeline.manifest import Plan, load_plans
 from pipeline.rowmasks import crop, full_frame_rle, polygons
-from pipeline.schemas import INSTANCES_SCHEMA, SCHEMA_VERSION, VOLATILE_COLUMNS, images_schema
+from pipeline.schemas import (
+    INSTANCES_SCHEMA,
+    SCHEMA_VERSION,
+    TILED_INSTANCES_SCHEMA,
+    VOLATILE_COLUMNS,
+    images_schema,
+)
 from pipeline.storage import NotFound, Store, StoreOptions
 
 __all__ = ["Run", "canonical", "crop", "full_frame_rle", "open", "polygons"]
@@ -78,6 +84,21 @@ class Run:
         return [records[shard] for shard in self.shards]
 
     @property
+    def tiled(self) -> bool:
+        """Whether its images were cut into windows, so that instances may have a place on the map."""
+        return any(plan.windows is not None for plan in self.plans)
+
+    @property
+    def crs(self) -> str | None:
+        """CRS of the geometries; None where there are none."""
+        return next((plan.crs for plan in self.plans if plan.crs), None)
+
+    @property
+    def shards_known(self) -> Collection[str]:
+        """Ids of the committed shards, quick to ask for one."""
+        return self._revisions.keys()
+
+    @property
     def complete(self) -> bool:
         """Whether every shard of every plan is committed."""
         return len(self.shards) == sum(plan.shards for plan in self.plans)
@@ -121,10 +142,17 @@ class Run:
         for part in self._parts(table, columns, filter):
             yield from part.to_batches()
 
+    def of_shard(self, shard: str, table: TableName, columns: Sequence[str] | None = None) -> pa.Table:
+        """One committed shard's rows of a table. Raises LedgerError where it is not committed any more."""
+        commit = self.ledger.read(shard)
+        if commit is None:
+            raise LedgerError(f"{self.store.uri}: shard {shard} is not committed")
+        return self._read(commit, table, columns, None)
+
     def schema(self, table: TableName) -> pa.Schema:
         """A table's columns, those passed through from manifests among them."""
         if table == "instances":
-            schema = INSTANCES_SCHEMA
+            schema = TILED_INSTANCES_SCHEMA if self.tiled else INSTANCES_SCHEMA
         else:
             schema = pa.unify_schemas([images_schema(plan.extra) for plan in self.plans] or [images_schema()])
         return schema.with_metadata(
