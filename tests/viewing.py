@@ -15,25 +15,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import pyarrow as pa
 import yaml
 from aiohttp import web
 from rich.console import Console
 
-from condinst.masks import RleMasks
 from jobs.check import load
-from jobs.from_tables import instances_of
 from jobs.scenes import write_mosaic
 from jobs.segment import run_job
 from jobs.viewer.server import free_socket, make_app
 from jobs.viewer.view import View
 from pipeline import tables
-from pipeline.geo.geoparquet import geo_columns, geo_metadata
-from pipeline.geo.georef import Georef
-from pipeline.geo.polygons import on_map
-from pipeline.geo.reader import open_raster
-from pipeline.storage import Store
-from tests.made import rewrite
 
 HOSTILE = '"><img src=x onerror=alert(1)>.jpg'
 """A name that a page which forgets to escape would run."""
@@ -51,16 +42,25 @@ def real_images(data: Path, folder: Path, each: int = 5) -> Path:
     return folder
 
 
-def segment(inputs: Path, output: str, shard: int = 8, score: float = 0.05, **model: Any) -> tables.Run:
+def segment(
+    inputs: Path,
+    output: str,
+    shard: int = 8,
+    score: float = 0.05,
+    include: str = "*",
+    tiling: dict[str, int] | None = None,
+    **model: Any,
+) -> tables.Run:
     """A whole job in this process, of the model that ships."""
     spec = {
         "kind": "segment",
         "name": "looked-at",
-        "input": [{"uri": str(inputs)}],
+        "input": [{"uri": str(inputs), "include": include}],
         "model": {"weights": "demo", "score_threshold": score, **model},
         "output": {"uri": output},
         "shards": {"images": shard},
         "workers": {"count": 1, "gpus": 0, "cpus": 1},
+        **({"tiling": tiling} if tiling else {}),
     }
     file = inputs.parent / f"{Path(output).name}.yaml"
     file.write_text(yaml.safe_dump(spec))
@@ -68,39 +68,20 @@ def segment(inputs: Path, output: str, shard: int = 8, score: float = 0.05, **mo
     return tables.open(output)
 
 
-def georeferenced(folder: Path) -> tables.Run:
-    """A run of a mosaic that lies somewhere, with the geometries of its instances."""
+def georeferenced(folder: Path, side: int = 768) -> tables.Run:
+    """A tiled run of a mosaic that lies somewhere."""
     raster = folder / "ground" / "mosaic.tif"
     raster.parent.mkdir(parents=True)
-    write_mosaic(raster, 7, 512, 512)
-    run = segment(raster.parent, str(folder / "placed"), max_instances=300, score=0.3)
-    georef = open_raster(Store.open(str(raster.parent)), raster.name).header.georef
-    assert georef is not None
-    store, shard = run.store, run.shards[0]
-    rewrite(store, shard, "instances", lambda rows: _placed(rows, georef))
-    rewrite(store, shard, "images", lambda rows: _located(rows, georef))
-    return tables.open(run.store.uri)
-
-
-def _placed(rows: pa.Table, georef: Georef) -> pa.Table:
-    classes = sorted(set(rows["category"].to_pylist()))
-    found = on_map(instances_of(rows, classes).masks, georef)
-    at = rows.schema.get_field_index("geometry")
-    said = {**(rows.schema.metadata or {}), **geo_metadata(georef.crs, found.bounds)}
-    return rows.set_column(at, rows.schema.field(at), geo_columns(found)[0]).replace_schema_metadata(said)
-
-
-def _located(rows: pa.Table, georef: Georef) -> pa.Table:
-    for name, value in (("crs", georef.crs), ("transform", list(georef.transform))):
-        at = rows.schema.get_field_index(name)
-        field = rows.schema.field(at)
-        rows = rows.set_column(at, field, pa.array([value] * len(rows), field.type))
-    return rows
-
-
-def masks_of(rows: pa.Table) -> RleMasks:
-    """The masks of some rows."""
-    return instances_of(rows, sorted(set(rows["category"].to_pylist()))).masks
+    write_mosaic(raster, 7, side, side)
+    (raster.parent / "mosaic.json").unlink(missing_ok=True)
+    return segment(
+        raster.parent,
+        str(folder / "placed"),
+        include="*.tif",
+        tiling={"size": 512, "overlap": 128},
+        score=0.3,
+        max_instances=300,
+    )
 
 
 @dataclass

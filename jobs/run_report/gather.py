@@ -33,8 +33,8 @@ EXAMPLES = 3
 _KINDS = 200
 """Kinds of error told apart."""
 _PIXELS = 30_000_000
-"""Larger images are not drawn."""
-_IMAGES = ("image_id", "status", "error", "width", "height", "instances")
+"""Larger images are not drawn, but parts of those that were cut into windows are."""
+_IMAGES = ("image_id", "status", "error", "width", "height", "instances", "tiles")
 _INSTANCES = ("category", "score", "area", "truncated")
 Ints = NDArray[np.int64]
 
@@ -219,7 +219,8 @@ def _choose(
 ) -> None:
     """Offer a shard's images that can be drawn. An image's instances follow one another, in its place."""
     pixels = rows.table["width"].fill_null(0).to_numpy() * rows.table["height"].fill_null(0).to_numpy()
-    drawable = decoded & (pixels <= _PIXELS)
+    tiled = rows.table["tiles"].fill_null(0).to_numpy() > 0
+    drawable = decoded & ((pixels <= _PIXELS) | tiled)
     found = drawable & (counts > 0)
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(instances["score"], np.float64))])
     cuts = np.concatenate([[0], np.cumsum(np.asarray(instances["truncated"], np.int64))])

@@ -55,6 +55,8 @@ class Pace:
     """(`BINS`,) images a second in each stretch."""
     tail: float
     """Share of the time that the last twentieth of the images took."""
+    mean: float
+    """Images a second from the first batch to the last."""
     stages: dict[str, float]
     """Seconds of all workers by stage, the longest first; stages overlap."""
     workers: list[WorkerPace]
@@ -78,6 +80,7 @@ def pace_of(commits: Sequence[Commit]) -> Pace | None:
         began=began,
         seconds=ended - began,
         rates=np.diff(done) / np.diff(edges),
+        mean=float(images.sum()) / max(ended - began, 1e-3),
         tail=float(1 - np.interp(0.95 * done[-1], done, np.linspace(0, 1, BINS + 1))),
         stages=dict(sorted(tally.seconds.items(), key=lambda stage: -stage[1])),
         workers=_workers(tally),

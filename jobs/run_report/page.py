@@ -18,9 +18,12 @@ from jobs.run_report.charts import area, bars, shares, short
 from jobs.run_report.gather import PER_OCTAVE, SCORE_BINS, ClassFigures, Gathered, Ints, gather
 from jobs.run_report.overlays import Group, overlays
 from jobs.run_report.pace import Pace, pace_of
+from pipeline.commit import Commit
 from pipeline.keys import without_secrets
+from pipeline.ledger import Ledger
 from pipeline.storage import Store
 from pipeline.tables import Run
+from pipeline.tiled.planning import open_windows
 
 REPORT_KEY = "report.html"
 _CLASSES = 100
@@ -44,7 +47,7 @@ def render(run: Run) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     environment.filters |= {"short": short, "line": one_line, "duration": duration}
-    pace = pace_of(run.commits)
+    pace = pace_of(_timed(run))
     return environment.get_template("report.html.jinja").render(
         **_about(run),
         statuses=[(s, n, s in GOOD) for s, n in gathered.statuses.most_common()],
@@ -57,10 +60,16 @@ def render(run: Run) -> str:
         troubles=sorted(gathered.troubles.values(), key=lambda trouble: -trouble.inputs)[:30],
         charts=_charts(gathered),
         pace=pace,
-        pace_charts=_pace_charts(pace) if pace else {},
+        done="windows" if run.tiled else "images",
+        pace_charts=_pace_charts(pace, "windows" if run.tiled else "images") if pace else {},
         workers=pace.workers[:_WORKERS] if pace else [],
         groups=_shown(overlays(run, gathered)),
     )
+
+
+def _timed(run: Run) -> list[Commit]:
+    """The records of the shards that the model ran for: of a tiled job, those of its windows."""
+    return list(Ledger(open_windows(run.store)).records()) if run.tiled else run.commits
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -137,10 +146,11 @@ def _trimmed(areas: Ints) -> tuple[list[int], list[str]]:
     return areas[first : last + 1].tolist(), labels
 
 
-def _pace_charts(pace: Pace) -> dict[str, Any]:
+def _pace_charts(pace: Pace, done: str) -> dict[str, Any]:
     ends = ("0 s", duration(pace.seconds))
+    title, over = f"{done.capitalize()} a second", "time since the first batch"
     return {
-        "rates": area(pace.rates.tolist(), ends, "Images a second", "time since the first batch", "images/s"),
+        "rates": area(pace.rates.tolist(), ends, title, over, f"{done}/s"),
         "stages": shares([(n, s) for n, s in pace.stages.items() if s > 0], "Time of all workers by stage"),
     }
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.viewer.places import centres, run_crs
+from jobs.viewer.places import centres
 from pipeline.tables import Run
 
 Sort = Literal["order", "name", "count", "best", "worst", "pixels"]
@@ -96,7 +96,7 @@ class Index:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.categories = sorted({name for commit in run.commits for name in commit.classes})
-        self.crs = run_crs(run)
+        self.crs = run.crs
         """Of the instances' geometries; None for a run without."""
         self.shards = 0
         """Shards that are in."""

@@ -10,6 +10,8 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +22,9 @@ from jobs.errors import JobError
 from jobs.overlay import colour_of
 from jobs.resolve import source_of, spec_of
 from pipeline.decode import DecodeLimits, decode
+from pipeline.geo.bands import to_rgb
+from pipeline.geo.reader import Raster, Rasters, View
+from pipeline.geo.windows import inside
 from pipeline.inputs import Inputs
 from pipeline.keys import locate
 from pipeline.pixels import Rgb
@@ -27,6 +32,7 @@ from pipeline.plan import read_shard
 from pipeline.records import ImageRef, InputRejected, Status, Window
 from pipeline.sources import InputSource
 from pipeline.tables import Run
+from pipeline.tiled.frozen import FrozenRaster, read_frozen
 
 DECODED = (Status.OK, Status.EMPTY)
 """Statuses of the images that have pixels to show."""
@@ -34,6 +40,10 @@ THUMBNAIL = 288
 """Longest edge of a thumbnail in pixels."""
 LOSSLESS = 4_200_000
 """Most pixels sent without loss."""
+LARGEST = 4096**2
+"""Most pixels of a part."""
+READ = 400_000_000
+"""Most pixels of a raster that are read for a part."""
 _HELD = 512 << 20
 """Bytes of decoded images and of thumbnails that are kept."""
 
@@ -45,6 +55,7 @@ class Pictures:
         self._run = run
         self._sources = tuple(sources)
         self._inputs = Inputs(sources)
+        self._rasters = Rasters()
         self._limits = limits
         self._plans = {plan.generation: plan for plan in run.plans}
         self._held = _Held(_HELD)
@@ -65,8 +76,6 @@ class Pictures:
 
         Raises InputRejected, which says why, when the image has none, or cannot be had from here.
         """
-        if row["status"] not in DECODED:
-            raise InputRejected(Status(row["status"]), row["error"] or "it was not decoded")
         key = ("image", row["no"])
         if (kept := self._held.get(key)) is None:
             ref = self._ref(row)
@@ -75,18 +84,25 @@ class Pictures:
                 kept = self._held.put(key, decode(data, self._limits))
         return kept
 
-    def window(self, row: Mapping[str, Any], window: Window, step: int) -> bytes:
-        """A part of an image, each pixel the mean of `step` x `step`: PNG, or JPEG when it is large.
+    def part(self, row: Mapping[str, Any], window: Window, step: int = 1) -> Rgb:
+        """A part of an image, each pixel the mean of `step` x `step`; of a tiled raster only what that needs.
 
-        Raises InputRejected as `image`, ValueError for a part that lies outside.
+        Raises InputRejected as `image`, ValueError for a part that lies outside or is larger than is served.
         """
+        if step < 1 or window.width * window.height > LARGEST * step**2:
+            raise ValueError(f"{window} at a step of {step} is more than {LARGEST:,} pixels")
+        raster = self._raster(row)
+        if raster is not None:
+            return raster.part(window, step)
         rgb = self.image(row)
         part = rgb[window.y : window.y + window.height, window.x : window.x + window.width]
-        if not part.size or step < 1:
+        if not part.size:
             raise ValueError(f"{window} lies outside the image of {rgb.shape[1]}x{rgb.shape[0]} pixels")
-        picture = Image.fromarray(part)
-        if step > 1:
-            picture = picture.reduce(step)
+        return part if step == 1 else np.asarray(Image.fromarray(part).reduce(step))
+
+    def window(self, row: Mapping[str, Any], window: Window, step: int) -> bytes:
+        """The same as a file: PNG, or JPEG when it is large."""
+        picture = Image.fromarray(self.part(row, window, step))
         if picture.width * picture.height <= LOSSLESS:
             return _encoded(picture, "PNG", compress_level=1)
         return _encoded(picture, "JPEG", quality=92, subsampling=0)
@@ -98,23 +114,36 @@ class Pictures:
         key = ("thumbnail", row["no"], len(masks))
         kept = self._held.get(key)
         if kept is None:
-            rgb = self.image(row)
-            picture = Image.fromarray(rgb)
+            size = row["height"] or 1, row["width"] or 1
+            step = max(1, max(size) // (2 * THUMBNAIL))
+            picture = Image.fromarray(self.part(row, Window(0, 0, size[1], size[0]), step))
             picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
             small = np.array(picture)
             for number in reversed(range(len(masks))):
-                _tint(small, masks[number], rgb.shape[:2], colour_of(labels[number], number))
-            kept = self._held.put(
-                key, np.frombuffer(_encoded(Image.fromarray(small), "JPEG", quality=82), np.uint8)
-            )
+                _tint(small, masks[number], size, colour_of(labels[number], number))
+            data = _encoded(Image.fromarray(small), "JPEG", quality=82)
+            kept = self._held.put(key, np.frombuffer(data, np.uint8))
         return kept.tobytes()
 
-    def _ref(self, row: Mapping[str, Any]) -> ImageRef:
-        """The plan's entry of a row. Raises InputRejected where it points away from the run's inputs."""
-        shard = self._run.commits[row["shard"]].shard
+    def _raster(self, row: Mapping[str, Any]) -> _Raster | None:
+        """The image as a raster that was cut into windows; None for one that is decoded as a whole."""
+        ref = self._ref(row)
+        frozen = None if ref.raster is None else read_frozen(ref.raster)
+        if frozen is None or frozen.photograph:
+            return None
+        return _Raster(self._rasters.get(*self._inputs.find(ref), ref.etag), frozen)
+
+    @lru_cache(maxsize=1024)  # noqa: B019  # as long as the viewer lives
+    def _planned(self, shard: str, image_id: str) -> ImageRef | None:
         generation, _, number = shard.partition("-")
         refs = read_shard(self._run.store, self._plans[int(generation)], int(number))
-        ref = next((ref for ref in refs if ref.image_id == row["image_id"]), None)
+        return next((ref for ref in refs if ref.image_id == image_id), None)
+
+    def _ref(self, row: Mapping[str, Any]) -> ImageRef:
+        """The plan's entry of a row. Raises InputRejected where there is nothing that may be shown."""
+        if row["status"] not in DECODED:
+            raise InputRejected(Status(row["status"]), row["error"] or "it was not decoded")
+        ref = self._planned(self._run.commits[row["shard"]].shard, row["image_id"])
         if ref is None:
             raise InputRejected(Status.MISSING, "the plan does not have it any more")
         if not 0 <= ref.source < len(self._sources):
@@ -123,6 +152,41 @@ class Pictures:
         if not source.manifest and not _inside(ref.uri, source.uri):
             raise InputRejected(Status.MISSING, "it does not lie in the run's inputs")
         return ref
+
+
+@dataclass(frozen=True)
+class _Raster:
+    """A raster of a tiled job, at the scale that it was segmented at and at coarser ones."""
+
+    raster: Raster
+    frozen: FrozenRaster
+
+    def part(self, window: Window, step: int) -> Rgb:
+        """As `Pictures.part`: from the overview that comes nearest."""
+        view = self._view(step)
+        x, y = window.x // step, window.y // step
+        across, down = -(-window.width // step), -(-window.height // step)
+        part = inside(Window(x, y, across, down), view.width, view.height)
+        share = part.width * part.height / (view.width * view.height)
+        if share * view.level_width * view.level_height > READ:
+            raise InputRejected(
+                Status.TOO_LARGE, "it has no overviews to show it whole by (gdaladdo adds them); zoom in"
+            )
+        colours = self.frozen.colours
+        pixels = self.raster.read(colours.bands, part, view)
+        return to_rgb(pixels, colours, self.raster.palette(colours.bands[0]))
+
+    def _view(self, step: int) -> View:
+        own = self.frozen.view
+        if step == 1:
+            return own
+        width, height = -(-own.width // step), -(-own.height // step)
+        header = self.raster.header
+        ratio = header.width / width * 1.01
+        coarser = [at for at, factor in enumerate(header.factors) if factor <= ratio]
+        level = max(coarser, key=lambda at: header.factors[at], default=None)
+        size = (header.width, header.height) if level is None else self.raster.level_size(level)
+        return View(width, height, level, *size)
 
 
 class _Held:

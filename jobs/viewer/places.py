@@ -8,31 +8,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
-from pipeline.commit import public_key
-from pipeline.geo.geoparquet import read_crs
 from pipeline.geo.georef import Georef, crs_name, transformer
-from pipeline.storage import NotFound
-from pipeline.tables import Run
 
 WGS84 = "OGC:CRS84"
 _DECIMALS = 8
 """Of a degree: a millimetre."""
-
-
-def run_crs(run: Run) -> str | None:
-    """The CRS of the run's geometries, as its files' GeoParquet metadata give it; None for a run without."""
-    for commit in run.commits:
-        if commit.files["instances"].rows:
-            try:
-                file = run.store.reader(public_key("instances", commit.shard))
-            except NotFound:  # between commit and publication: the next shard says it as well
-                continue
-            return read_crs(pq.read_schema(pa.PythonFile(file, mode="r")))
-    return None
 
 
 def centres(geometry: pa.ChunkedArray, crs: str) -> tuple[pa.Array, pa.Array]:

@@ -57,7 +57,7 @@ class View:
         """An image's instances by falling score, in columns: those whose crop meets `part`, so many."""
         rows = self._rows.of(row)
         if part is not None:
-            rows = rows.filter(_meets(part))
+            rows = rows.filter(meets(part))
         shown = rows.slice(0, most)
         masks = shown["mask"].to_pylist()
         return {
@@ -159,7 +159,7 @@ class _Rows:
         return table
 
 
-def _meets(part: Window) -> pc.Expression:
+def meets(part: Window) -> pc.Expression:
     """Holds for the rows whose crop meets a rectangle."""
     x, y, width, height = (pc.field("mask", name) for name in ("x", "y", "width", "height"))
     across = (x < part.x + part.width) & (x + width > part.x)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import rasterio
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -317,9 +318,20 @@ def test_every_answer_forbids_what_is_not_from_here(site: Site) -> None:
         assert "http" not in policy
 
 
-def test_the_map_has_each_instance_where_its_geometry_is(tmp_path: Path) -> None:
+def test_a_tiled_run_s_raster_is_served_by_parts_and_on_the_map(tmp_path: Path) -> None:
     run = georeferenced(tmp_path)
+    with rasterio.open(tmp_path / "ground" / "mosaic.tif") as source:
+        whole = source.read((1, 2, 3)).transpose(1, 2, 0)
     with viewing(run) as site:
+        for step, query in ((1, {"x": 700, "y": 30, "width": 60, "height": 50}), (4, {})):
+            answer = site.get("/api/runs/0/images/0/pixels", step=step, **query)
+            part = np.asarray(Image.open(io.BytesIO(answer.body)), np.int64)
+            if step == 1:
+                assert np.array_equal(part, whole[30:80, 700:760])
+            else:
+                mean = whole.reshape(192, 4, 192, 4, 3).mean((1, 3))
+                assert np.abs(part - mean).mean() < 2  # its overviews are resampled in GDAL's way
+        assert site.get("/api/runs/0/images/0/thumbnail").status == 200
         about = site.get("/api/runs").json[0]
         assert about["georeferenced"]
         west, south, east, north = about["bounds"]

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jobs.run_report.charts import area, bars, nice, shares, short
-from jobs.run_report.gather import PER_OCTAVE, SCORE_BINS, gather, gist
+from jobs.run_report.gather import PER_OCTAVE, SCORE_BINS, Gathered, gather, gist
+from jobs.run_report.overlays import _groups, overlays
 from jobs.run_report.pace import BINS, pace_of
 from jobs.run_report.page import REPORT_KEY, put_report, render
 from pipeline import tables
@@ -24,6 +25,7 @@ from pipeline.commit import Commit, TableFile, Work
 from pipeline.ledger import Ledger
 from pipeline.storage import Store
 from tests.made import made_job, plan_of, work
+from tests.viewing import georeferenced
 
 texts = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=20)
 values = st.lists(st.floats(0, 1e9), min_size=1, max_size=60)
@@ -198,3 +200,19 @@ def test_an_axis_ends_at_a_round_number_that_holds_all(value: float) -> None:
 def test_numbers_are_short() -> None:
     said = [short(value) for value in (0, 0.25, 7, 1240, 12_400, 3_100_000, 2.5e9)]
     assert said == ["0", "0.25", "7", "1,240", "12.4 k", "3.1 M", "2.5 G"]
+
+
+def test_a_tiled_run_shows_parts_of_its_rasters_and_the_pace_of_its_windows(tmp_path: Path) -> None:
+    run = georeferenced(tmp_path)
+    parts = overlays(run, gather(run))
+    assert parts[0].overlays[0].picture.startswith("data:image/webp")
+    assert pace_of(run.commits) is None
+    assert "windows a second" in render(run)
+
+
+def test_a_large_raster_is_shown_where_its_reason_lies() -> None:
+    x, y = np.array([10.0, 900.0, 3000.0, 3010.0]), np.array([10.0, 10.0, 3000.0, 3000.0])
+    scores = np.array([0.9, 0.2, 0.5, 0.5])
+    reasons = {reason.title: reason for reason, _ in _groups(Gathered())}
+    picked = {title: reason.pick(x, y, scores, 905) for title, reason in reasons.items()}
+    assert picked == {"Random": 2, "Densest": 0, "Least sure": 1, "At seams and edges": 1}
