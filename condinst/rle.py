@@ -149,6 +149,29 @@ def embed(counts: bytes, x: int, y: int, height: int, width: int, full_height: i
     return from_runs(_runs_between(begin, end, full_height * full_width))
 
 
+def cut(counts: bytes, full_height: int, full_width: int, x: int, y: int, height: int, width: int) -> bytes:
+    """The crop of a full frame's RLE that has its top left at (`x`, `y`), found from the runs alone.
+
+    ValueError where the crop is not inside, or where the RLE has not the frame's number of pixels.
+    """
+    if x < 0 or y < 0 or x + width > full_width or y + height > full_height:
+        raise ValueError(
+            f"a crop of {height}x{width} at x={x}, y={y} is not inside a frame of {full_height}x{full_width}"
+        )
+    edges = np.cumsum(_checked(counts, full_height, full_width))
+    starts, ends = edges[:-1:2], edges[1::2]
+    first = starts // full_height
+    pieces = np.maximum((ends - 1) // full_height - first + 1, 0)
+    owner = np.repeat(np.arange(len(starts)), pieces)
+    column = first[owner] + np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    top = column * full_height + y
+    begin = np.maximum(starts[owner] - top, 0)
+    end = np.minimum(ends[owner] - top, height)
+    kept = (begin < end) & (column >= x) & (column < x + width)
+    shift = (column[kept] - x) * height
+    return from_runs(_runs_between(begin[kept] + shift, end[kept] + shift, height * width))
+
+
 def _runs_between(begin: Runs, end: Runs, total: int) -> Runs:
     """Run lengths over `total` pixels of sorted positive stretches [begin, end), joined where they touch."""
     joined = begin[1:] == end[:-1]

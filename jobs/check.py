@@ -10,28 +10,44 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from jobs.conventions import JobSpec
 from jobs.errors import Problem, SpecError
+from jobs.extending import KEY, extend, read_text
+from jobs.filling import Surroundings, fill, missing_secrets
 from jobs.overrides import override
-from jobs.spec import Section, SegmentSpec
+from jobs.spec import SegmentSpec
 from jobs.yaml_source import Document, Path, describe, dotted, parse
 
 Schema = Mapping[str, Any]
-AnySpec = TypeVar("AnySpec", bound=Section)
+AnySpec = TypeVar("AnySpec", bound=JobSpec)
 
 
-def load(path: FilePath, overrides: Sequence[str] = (), kind: type[AnySpec] = SegmentSpec) -> AnySpec:  # type: ignore[assignment]
-    """Read a spec file of a kind, apply `key.path=value` overrides, and check the whole.
+def load(
+    path: FilePath,
+    overrides: Sequence[str] = (),
+    kind: type[AnySpec] = SegmentSpec,  # type: ignore[assignment]
+    around: Surroundings | None = None,
+) -> AnySpec:
+    """Read a spec file of a kind with what it extends, apply `key.path=value` overrides, check the whole.
 
     Raises SpecError with every problem found, for whatever the file holds.
     """
-    try:
-        text = path.read_bytes().decode()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise SpecError([Problem(str(path), "", f"cannot be read: {reason}")]) from None
-    except UnicodeDecodeError as error:
-        raise SpecError([Problem(str(path), "", f"not UTF-8 text (byte {error.start})")]) from None
-    return load_text(text, str(path), overrides, kind)
+    return checked(_read(path, overrides), kind, around or Surroundings())
+
+
+def load_job(path: FilePath, overrides: Sequence[str] = (), around: Surroundings | None = None) -> JobSpec:
+    """The same for a file of any kind: a SegmentSpec or a TrainSpec. Raises SpecError."""
+    document = _read(path, overrides)
+    given = document.value.get("kind") if isinstance(document.value, dict) else None
+    if given == "train":
+        # Here, because it brings torch along.
+        from jobs.train_spec import TrainSpec
+
+        return checked(document, TrainSpec, around or Surroundings())
+    if given not in (None, "segment"):
+        message = f"{describe(given)} was given; expected one of segment, train"
+        raise SpecError([Problem(str(document.place(("kind",))), "kind", message)])
+    return checked(document, SegmentSpec, around or Surroundings())
 
 
 def load_text(
@@ -39,17 +55,46 @@ def load_text(
     source: str,
     overrides: Sequence[str] = (),
     kind: type[AnySpec] = SegmentSpec,  # type: ignore[assignment]
+    around: Surroundings | None = None,
 ) -> AnySpec:
-    """Check a spec given as text; `source` is how errors name it. Raises SpecError."""
-    document = parse(text, source)
-    for argument in overrides:
-        override(document, argument)
+    """Check a spec given as text; `source` is how errors name it, and where bases are looked for from.
+
+    Raises SpecError.
+    """
+    return checked(_document(text, FilePath(source), overrides), kind, around or Surroundings())
+
+
+def checked(document: Document, kind: type[AnySpec], around: Surroundings) -> AnySpec:
+    """The spec that a document, changed in place, holds. Raises SpecError with every problem found."""
+    problems = fill(document, around)
     try:
-        return kind.model_validate(document.value)
+        spec = kind.model_validate(document.value)
     except ValidationError as error:
         schema = kind.model_json_schema()
-        problems = [_problem(details, document, schema) for details in error.errors(include_url=False)]
-        raise SpecError(sorted(set(problems), key=_reading_order)) from None
+        told = {problem.place for problem in problems}
+        found = [_problem(details, document, schema) for details in error.errors(include_url=False)]
+        # What could not be filled in is no value to find more faults with.
+        problems += [problem for problem in found if problem.place not in told]
+    else:
+        conflicts = [Problem(str(document.place(p)), dotted(p), said) for p, said in spec.conflicts()]
+        problems += conflicts or missing_secrets(document, spec.secrets, around)
+    if problems:
+        raise SpecError(sorted(set(problems), key=_reading_order))
+    return spec
+
+
+def _read(path: FilePath, overrides: Sequence[str]) -> Document:
+    return _document(read_text(path), path, overrides)
+
+
+def _document(text: str, path: FilePath, overrides: Sequence[str]) -> Document:
+    document = parse(text, str(path))
+    extend(document, path)
+    for argument in overrides:
+        if argument.partition("=")[0] == KEY:
+            raise SpecError([Problem(f"--set {KEY}", KEY, "is read from the file alone")])
+        override(document, argument)
+    return document
 
 
 def expected(schema: Schema, top: Schema) -> str:

@@ -26,19 +26,28 @@ class Stop:
         """Why the run is to stop: what it raises in the end."""
         self.remedy = remedy
         self._grace, self._abrupt = grace, abrupt
+        self._patient = False
 
     def __call__(self) -> bool:
         """Whether to stop."""
         return self.reason is not None
 
-    def ask(self, reason: JobError) -> None:
-        """Set the flag, from any thread, and begin the grace; the first reason stays."""
+    def ask(self, reason: JobError, *, patient: bool = False) -> None:
+        """Set the flag, from any thread; the first reason stays.
+
+        The grace begins, or, `patient`, shards in work get the time that they take.
+        """
         if self.reason is None:
-            self.reason = reason
-            signal.alarm(self._grace)
+            self.reason, self._patient = reason, patient
+            if not patient:
+                signal.alarm(self._grace)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """Take a signal; a second one no longer waits."""
+        """Take a signal; a second one no longer waits, and a first one ends a patient stop's patience."""
+        if self._patient:
+            self._patient = False
+            signal.alarm(self._grace)
+            return
         if self.reason is not None:
             # Nothing needs tidying: an output stands any end of its driver.
             os._exit(128 + number)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jobs.check import load
 from jobs.errors import JobError
+from jobs.filling import use_environment
 from jobs.resolve import open_output
 from pipeline.storage import Store, StoreOptions
 
@@ -13,7 +14,7 @@ from pipeline.storage import Store, StoreOptions
 def open_target(target: str, options: StoreOptions) -> Store:
     """The output's store; a spec file brings its own options. Raises SpecError, StoreError."""
     if is_spec(target):
-        return open_output(load(Path(target)))
+        return open_output(use_environment(load(Path(target))))
     return Store.open(target, options)
 
 

@@ -100,6 +100,12 @@ def parse_value(text: str, source: str) -> Document:
     return _build(_compose(text, source), source)
 
 
+def is_plain_text(text: str) -> bool:
+    """Whether text needs no quotes to stay text for any reader of YAML 1.2."""
+    number = _INT.fullmatch(text) or _FLOAT.fullmatch(text)
+    return not (number or text in _NULLS or text in _BOOLS)
+
+
 def describe(value: object) -> str:
     """A value in a user's words and short: `the text 'abc'`, `a list of 3`, `1.5`."""
     match value:

@@ -9,15 +9,40 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
-
-from pipeline.settings import SegmentSettings
+from typing import Any, Protocol
 
 PATIENCE = 15.0
 """Seconds that a cluster gets to report as free what an earlier run has just given back."""
 
+NODE_PATIENCE = "CONDINST_NODE_PATIENCE"
+"""Environment variable: seconds that a cluster with an autoscaler gets to bring nodes for the workers."""
+
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's shared memory on this machine; only shard ids and reports pass through it."""
+
+
+class Needs(Protocol):
+    """What one worker takes."""
+
+    @property
+    def cpus(self) -> int:
+        """Processor cores."""
+        ...
+
+    @property
+    def gpus_held(self) -> float:
+        """GPUs, or a share of one."""
+        ...
+
+    @property
+    def memory(self) -> int:
+        """Bytes that Ray reserves; 0 for none."""
+        ...
+
+    @property
+    def accelerator(self) -> str | None:
+        """Type of the GPU, as Ray names it; None for any."""
+        ...
 
 
 class ClusterTooSmall(Exception):
@@ -26,9 +51,9 @@ class ClusterTooSmall(Exception):
 
 @contextmanager
 def cluster(
-    settings: SegmentSettings, workers: int, *, address: str | None = None, debug: bool = False
+    settings: Needs, workers: int, *, address: str | None = None, debug: bool = False, spare: int = 1
 ) -> Iterator[None]:
-    """A Ray cluster with room for the workers; what this starts, this ends.
+    """A Ray cluster with room for the workers and `spare` CPUs beside them; what this starts, this ends.
 
     Inside, `run` uses it, so several runs share one. Raises ClusterTooSmall.
     """
@@ -38,7 +63,7 @@ def cluster(
     if started:
         _connect(address or os.environ.get("RAY_ADDRESS") or "local", settings, workers, debug)
     try:
-        _require(settings, workers)
+        _require(settings, workers, spare)
         yield
     finally:
         if started:
@@ -46,27 +71,45 @@ def cluster(
 
 
 def shortfall(
-    nodes: Sequence[Mapping[str, float]], free: Mapping[str, float], workers: int, cpus: int, gpus: float
+    nodes: Sequence[Mapping[str, float]],
+    free: Mapping[str, float],
+    workers: int,
+    cpus: int,
+    gpus: float,
+    memory: int = 0,
+    accelerator: str | None = None,
+    spare: int = 1,
 ) -> str | None:
     """Why a pool does not fit, or None. `nodes` are each node's resources, `free` what the cluster has left.
 
     Ray Data deadlocks in silence without a CPU to spare beside its pool, so one is asked for.
     """
-    fitting = sum(_fits(node, cpus, gpus) for node in nodes)
+    fitting = sum(_fits(node, cpus, gpus, memory, accelerator) for node in nodes)
     if fitting < workers:
-        each = f"{cpus} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+        each = f"{cpus} CPU" + (f" and {gpus:g} {accelerator or ''} GPU".replace("  ", " ") if gpus else "")
+        each += f" and {memory / 2**30:.1f} GiB" if memory else ""
         return f"{workers} workers of {each} each do not fit: the cluster's nodes hold {fitting}"
-    needed, has = workers * cpus + 1, free.get("CPU", 0.0)
+    needed, has = workers * cpus + spare, free.get("CPU", 0.0)
     if has < needed:
-        return (
-            f"{workers} workers of {cpus} CPU need {needed} free CPUs (one beside the pool), {has:g} are free"
-        )
+        beside = " (one beside the pool)" if spare else ""
+        return f"{workers} workers of {cpus} CPU need {needed} free CPUs{beside}, {has:g} are free"
     if gpus and free.get("GPU", 0.0) < workers * gpus:
         return f"{workers} workers of {gpus:g} GPU need {workers * gpus:g}, {free.get('GPU', 0.0):g} are free"
+    if free.get("memory", 0.0) < workers * memory:
+        return f"{workers} workers need {workers * memory:,} bytes, {free.get('memory', 0.0):,.0f} are free"
     return None
 
 
-def _connect(address: str, settings: SegmentSettings, workers: int, debug: bool) -> None:
+def room(settings: Needs) -> int:
+    """How many workers the cluster that this process is in has room for now, beside the CPU that is kept."""
+    import ray
+
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    by_cpu = int((free.get("CPU", 0.0) - 1) // settings.cpus)
+    return min(by_cpu, sum(_fits_one(settings, node["Resources"]) for node in _nodes()))
+
+
+def _connect(address: str, settings: Needs, workers: int, debug: bool) -> None:
     import ray
 
     if not debug:
@@ -106,15 +149,19 @@ def _hushed() -> Iterator[None]:
             os.close(terminal)
 
 
-def _require(settings: SegmentSettings, workers: int) -> None:
-    """Raise ClusterTooSmall unless the pool fits, now or as soon as an earlier pool is gone."""
+def _require(settings: Needs, workers: int, spare: int) -> None:
+    """Raise ClusterTooSmall unless the pool fits, now or once an earlier pool is gone or nodes have come."""
     import ray
 
     def missing(free: Mapping[str, float]) -> str | None:
-        return shortfall(nodes, free, workers, settings.cpus, settings.gpus)
+        nodes = [node["Resources"] for node in _nodes()]
+        needs = (settings.cpus, settings.gpus_held, settings.memory, settings.accelerator)
+        return shortfall(nodes, free, workers, *needs, spare)
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     problem = missing(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    if problem is not None and (patience := float(os.environ.get(NODE_PATIENCE) or 0)):
+        _bring_nodes(settings, workers, patience)
+        problem = missing(ray.cluster_resources())  # type: ignore[no-untyped-call]
     deadline = time.monotonic() + PATIENCE
     while problem is None:
         busy = missing(ray.available_resources())  # type: ignore[no-untyped-call]
@@ -126,6 +173,43 @@ def _require(settings: SegmentSettings, workers: int) -> None:
     raise ClusterTooSmall(f"{problem}. Ask for fewer or smaller workers, or add nodes")
 
 
-def _fits(node: Mapping[str, float], cpus: int, gpus: float) -> int:
-    by_cpu = int(node.get("CPU", 0.0) // cpus)
-    return min(by_cpu, int(node.get("GPU", 0.0) / gpus + 1e-6)) if gpus else by_cpu
+def _bring_nodes(settings: Needs, workers: int, patience: float) -> None:
+    """Have an autoscaler bring nodes for the workers, and wait until they are there, or patience ends.
+
+    Asks by a placement group, which is gone with this process, whatever becomes of it.
+    """
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    bundle: dict[str, float] = {"CPU": settings.cpus}
+    bundle |= {"GPU": settings.gpus_held} if settings.gpus_held else {}
+    bundle |= {"memory": settings.memory} if settings.memory else {}
+    bundle |= {f"accelerator_type:{settings.accelerator}": 0.001} if settings.accelerator else {}
+    group = placement_group([*([bundle] * workers), {"CPU": 1}])
+    try:
+        group.wait(patience)
+    finally:
+        remove_placement_group(group)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _fits_one(settings: Needs, node: Mapping[str, float]) -> int:
+    return _fits(node, settings.cpus, settings.gpus_held, settings.memory, settings.accelerator)
+
+
+def _fits(
+    node: Mapping[str, float], cpus: int, gpus: float, memory: int = 0, accelerator: str | None = None
+) -> int:
+    """Workers that a node has room for when nothing else runs on it."""
+    if accelerator is not None and f"accelerator_type:{accelerator}" not in node:
+        return 0
+    fitting = int(node.get("CPU", 0.0) // cpus)
+    if gpus:
+        fitting = min(fitting, int(node.get("GPU", 0.0) / gpus + 1e-6))
+    if memory:
+        fitting = min(fitting, int(node.get("memory", 0.0) // memory))
+    return fitting

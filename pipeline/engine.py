@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.cluster import ClusterTooSmall, cluster
+from pipeline.cluster import ClusterTooSmall, cluster, room
+from pipeline.metrics import RunMetrics
 from pipeline.progress import clear_progress
 from pipeline.results import ShardResult
 from pipeline.retry import Retry
@@ -23,7 +24,7 @@ from pipeline.stopping import RunFlag
 from pipeline.storage import Store, StoreError
 
 if TYPE_CHECKING:
-    from pipeline.worker import Worker
+    from ray.data import ActorPoolStrategy
 
 __all__ = ["ClusterTooSmall", "NothingWorks", "cluster", "run", "run_local"]
 
@@ -62,10 +63,8 @@ def run_local(
     `retry` the shards are committed, and some of their inputs are done again. Raises what `Worker` raises,
     and NothingWorks.
     """
-    from pipeline.worker import Worker
-
     on_result = _giving_up(on_result, workers=1)
-    worker = Worker(settings, retry)
+    worker = worker_of(settings, retry)
     try:
         with ThreadPoolExecutor(IN_FLIGHT, "shard") as pool:
             running: set[Future[ShardResult]] = set()
@@ -86,6 +85,7 @@ def run(
     shards: Sequence[str],
     *,
     workers: int,
+    least: int | None = None,
     on_result: OnResult,
     stop: Stop | None = None,
     retry: Retry | None = None,
@@ -94,6 +94,7 @@ def run(
 ) -> None:
     """Segment shards on Ray with a pool of `workers` workers; see `run_local` for `on_result` and `retry`.
 
+    With `least` it begins with as many of them as there is room for, but that many, and grows as room comes.
     Joins the cluster at `address` (or RAY_ADDRESS), else starts Ray on this machine and ends it again. Once
     `stop` says so, no shard is begun, and this returns when those in work are committed; for how long to wait
     is the caller's business: an exception of its own takes the pool down at once. A worker that cannot start
@@ -105,20 +106,25 @@ def run(
     on_result = _giving_up(on_result, workers)
     store = Store.open(settings.output, settings.output_options)
     run_id = secrets.token_hex(8)
-    with cluster(settings, workers, address=address, debug=debug), _telling(RunFlag(store, run_id), stop):
-        results = _results(settings, shards, workers, run_id, retry)
+    least = min(least or workers, workers)
+    with cluster(settings, least, address=address, debug=debug), _telling(RunFlag(store, run_id), stop):
+        results = _results(settings, shards, _pool(settings, workers, least), run_id, retry)
         seen: set[str] = set()
         idle: set[str] = set()
+        metrics = RunMetrics(settings.output, shards, workers)
         try:
             for result in results:
                 if result.stopped:
                     idle.add(result.worker)
-                    if len(idle) == workers:
+                    # Of a pool that may grow, those that ever gave a result are all that are known.
+                    if len(idle) == workers or (len(idle) >= least < workers and seen <= idle):
                         break
                     continue
                 seen.add(result.worker)
+                metrics.add(result)
                 on_result(result)
         finally:
+            metrics.end()
             results.close()
             clear_progress(store, filter(None, seen))
 
@@ -145,6 +151,29 @@ def _telling(flag: RunFlag, stop: Stop | None) -> Iterator[None]:
         flag.clear()
 
 
+class ShardWorker(Protocol):
+    """What takes one shard from its start to its commit, for two shards at a time."""
+
+    def process(self, shard: str) -> ShardResult:
+        """Do a shard; raises when it could not be committed."""
+        ...
+
+    def close(self) -> None:
+        """End; no shard may be in work."""
+        ...
+
+
+def worker_of(settings: SegmentSettings, retry: Retry | None) -> ShardWorker:
+    """The worker that does these settings' shards. Raises what it raises."""
+    if settings.stitching:
+        from pipeline.tiled.worker import StitchWorker
+
+        return StitchWorker(settings)
+    from pipeline.worker import Worker
+
+    return Worker(settings, retry)
+
+
 def attempt(process: Callable[[str], ShardResult], shard: str) -> ShardResult:
     """Process a shard; an error becomes its result, so that it costs this shard and not the run."""
     try:
@@ -167,7 +196,7 @@ class ShardActor:
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._in_work = 0
-        self._worker: Worker | None = None
+        self._worker: ShardWorker | None = None
         with suppress(Exception):  # tried again, and reported, with the first shard
             self._ready()
 
@@ -192,11 +221,9 @@ class ShardActor:
             self._in_work += shards
             self._changed.notify_all()
 
-    def _ready(self) -> Worker:
-        from pipeline.worker import Worker
-
+    def _ready(self) -> ShardWorker:
         with self._lock:
-            self._worker = self._worker or Worker(self._settings, self._retry)
+            self._worker = self._worker or worker_of(self._settings, self._retry)
             return self._worker
 
 
@@ -216,17 +243,16 @@ def _giving_up(on_result: OnResult, workers: int) -> OnResult:
 
 
 def _results(
-    settings: SegmentSettings, shards: Sequence[str], workers: int, run: str, retry: Retry | None
+    settings: SegmentSettings, shards: Sequence[str], pool: ActorPoolStrategy, run: str, retry: Retry | None
 ) -> Generator[ShardResult, None, None]:
     import ray.data
 
     _quiet_data()
-    pool = ray.data.ActorPoolStrategy(
-        size=workers,
-        max_tasks_in_flight_per_actor=IN_FLIGHT + 1,
-        max_concurrent_calls_per_actor=IN_FLIGHT,
-        enable_true_multi_threading=True,
-    )
+    more: dict[str, Any] = {}
+    if settings.accelerator is not None:
+        more["accelerator_type"] = settings.accelerator
+    if settings.env:
+        more["runtime_env"] = {"env_vars": dict(settings.env)}
     rows = ray.data.from_items(list(shards)).repartition(target_num_rows_per_block=1)
     reports = rows.map_batches(
         ShardActor,
@@ -234,12 +260,35 @@ def _results(
         batch_size=1,
         compute=pool,
         num_cpus=settings.cpus,
-        num_gpus=settings.gpus or None,
+        num_gpus=settings.gpus_held or None,
+        memory=settings.memory or None,
+        **more,
     )
     # No prefetch: it would hold a report back until the next one is there.
     for batch in reports.iter_batches(batch_size=None, prefetch_batches=0):
         for report in batch["result"]:
             yield ShardResult.from_json(str(report))
+
+
+def _pool(settings: SegmentSettings, workers: int, least: int) -> ActorPoolStrategy:
+    """A pool of a fixed size, or one that grows while its workers have all they can take."""
+    from ray.data import ActorPoolStrategy, DataContext
+
+    size: dict[str, int] = {"size": workers}
+    if least < workers:
+        size = {
+            "min_size": least,
+            "max_size": workers,
+            "initial_size": min(workers, max(least, room(settings))),
+        }
+        # Tasks in flight for each that an actor can work at: Ray's own mark, 1.75, is out of their reach.
+        DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = 1.1
+    return ActorPoolStrategy(
+        **size,
+        max_tasks_in_flight_per_actor=IN_FLIGHT + 1,
+        max_concurrent_calls_per_actor=IN_FLIGHT,
+        enable_true_multi_threading=True,
+    )
 
 
 def _quiet_data() -> None:

@@ -10,7 +10,7 @@ A run is what was committed when it was opened, also while the job goes on or af
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -25,7 +25,13 @@ from pipeline.ledger import Ledger, LedgerError
 from pipeline.manifest import Plan, load_plans
 from pipeline.maskviews import MASK_COLUMNS, Mask, boxes, masks_of, pixel_polygons
 from pipeline.rowmasks import crop, full_frame_rle, polygons
-from pipeline.schemas import INSTANCES_SCHEMA, SCHEMA_VERSION, VOLATILE_COLUMNS, images_schema
+from pipeline.schemas import (
+    INSTANCES_SCHEMA,
+    SCHEMA_VERSION,
+    TILED_INSTANCES_SCHEMA,
+    VOLATILE_COLUMNS,
+    images_schema,
+)
 from pipeline.storage import NotFound, Store, StoreOptions
 
 __all__ = [
@@ -93,9 +99,34 @@ class Run:
         return [records[shard] for shard in self.shards]
 
     @property
+    def tiled(self) -> bool:
+        """Whether its images were cut into windows, so that instances may have a place on the map."""
+        return any(plan.windows is not None for plan in self.plans)
+
+    @property
+    def crs(self) -> str | None:
+        """CRS of the geometries; None where there are none."""
+        return next((plan.crs for plan in self.plans if plan.crs), None)
+
+    @property
+    def shards_known(self) -> Collection[str]:
+        """Ids of the committed shards, quick to ask for one."""
+        return self._revisions.keys()
+
+    @property
     def complete(self) -> bool:
         """Whether every shard of every plan is committed."""
         return len(self.shards) == sum(plan.shards for plan in self.plans)
+
+    def part(
+        self,
+        commit: Commit,
+        table: TableName,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
+    ) -> pa.Table:
+        """One shard's rows of a table, of the record in `commits`."""
+        return self._read(commit, table, columns, filter)
 
     def images(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """`images` in plan order: some columns, the rows that `filter` holds for."""
@@ -130,8 +161,15 @@ class Run:
         filter: pc.Expression | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """The same rows as a stream, for tables larger than memory: some shards are read ahead, no more."""
-        for part in self._parts(table, columns, filter):
+        for part in self.parts(table, columns, filter):
             yield from part.to_batches()
+
+    def of_shard(self, shard: str, table: TableName, columns: Sequence[str] | None = None) -> pa.Table:
+        """One committed shard's rows of a table. Raises LedgerError where it is not committed any more."""
+        commit = self.ledger.read(shard)
+        if commit is None:
+            raise LedgerError(f"{self.store.uri}: shard {shard} is not committed")
+        return self._read(commit, table, columns, None)
 
     def by_shard(
         self,
@@ -162,7 +200,7 @@ class Run:
     def schema(self, table: TableName) -> pa.Schema:
         """A table's columns, those passed through from manifests among them."""
         if table == "instances":
-            schema = INSTANCES_SCHEMA
+            schema = TILED_INSTANCES_SCHEMA if self.tiled else INSTANCES_SCHEMA
         else:
             schema = pa.unify_schemas([images_schema(plan.extra) for plan in self.plans] or [images_schema()])
         return schema.with_metadata(
@@ -179,12 +217,16 @@ class Run:
         schema = self.schema(table)
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
-        parts = [schema.empty_table(), *self._parts(table, columns, filter)]
+        parts = [schema.empty_table(), *self.parts(table, columns, filter)]
         return pa.concat_tables(parts).unify_dictionaries().replace_schema_metadata(schema.metadata)
 
-    def _parts(
-        self, table: TableName, columns: Sequence[str] | None, filter: pc.Expression | None
+    def parts(
+        self,
+        table: TableName,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
     ) -> Iterator[pa.Table]:
+        """The same rows as a stream, a table a shard: as many as `commits`, in their order, some read ahead."""
         with ThreadPoolExecutor(READERS) as readers:
             yield from _ahead(
                 readers, lambda commit: self._read(commit, table, columns, filter), self.commits

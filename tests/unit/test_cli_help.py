@@ -14,8 +14,10 @@ from jobs.errors import EXIT_CODES, ExitCode
 
 COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
+    *("submit", "jobs", "schedule", "top"),
     *("export", "filter", "import", "publish", "diff", "confusion"),
-    *("evaluate", "weights", "schema", "demo", "demo-model"),
+    *("promote", "rollback", "select", "train", "render"),
+    *("evaluate", "view", "report", "weights", "schema", "demo", "demo-model"),
 )
 
 

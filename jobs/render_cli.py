@@ -1,0 +1,51 @@
+"""`condinst render` as the command line has it."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class TargetName(StrEnum):
+    """What a spec is rendered for."""
+
+    KUBERAY = "kuberay"
+    CRONJOB = "cronjob"
+
+
+def render(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)],
+    target: Annotated[
+        TargetName,
+        typer.Option(
+            help="kuberay: a RayJob or, with a schedule, a RayCronJob. cronjob: a plain CronJob that creates "
+            "the RayJob."
+        ),
+    ] = TargetName.KUBERAY,
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY.PATH=VALUE", help="Change one setting; may be repeated.", show_default=False
+        ),
+    ] = [],  # noqa: B006
+) -> None:
+    """Print a job as Kubernetes objects; asks no cluster.
+
+    Variables are filled in now, {{ date }} when a run starts.
+
+    Examples:
+
+    [cyan]condinst render job.yaml | kubectl apply -f -[/]
+
+    [cyan]condinst render job.yaml --target cronjob --set kubernetes.image=registry.example.com/condinst:1[/]
+    """
+    from jobs.render import render as rendered
+
+    found = rendered(spec, overrides, target.value)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(found.text, end="")
