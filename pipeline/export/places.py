@@ -47,10 +47,11 @@ class NoPlace(ValueError):
 def write_places(run: Run, selection: Selection, path: Path, crs: str | None = None) -> Exported:
     """Write the file `path`, whose ending names the format (`pipeline.geo.export.FORMATS`).
 
-    Geometries are in `crs`; without one, in the CRS of the first image that has a place. Raises NoPlace when
+    Geometries are in `crs`; without one, in the run's own, or that of the first image that
+    has a place. Raises NoPlace when
     none has, ValueError for what is no CRS, TargetError, StoreError.
     """
-    target = crs_name(crs) if crs else first_crs(run, selection)
+    target = crs_name(crs or run.crs or first_crs(run, selection))
     done = Exported()
     batches = _batches(run, selection, target, done)
     try:
@@ -88,7 +89,7 @@ def _batches(run: Run, selection: Selection, target: str, done: Exported) -> Ite
             done.images += 1
             for first in range(some.start, some.stop, _ROWS):
                 rows = part.instances.slice(first, min(_ROWS, some.stop - first))
-                yield from _of_image(rows, _georef(listed[at]), target)
+                yield from _of_image(rows, _georef(listed[at]), run.crs, target)
 
 
 def _georef(image: Mapping[str, Any]) -> Georef | None:
@@ -96,11 +97,11 @@ def _georef(image: Mapping[str, Any]) -> Georef | None:
     return Georef(image["crs"], tuple(image["transform"])) if known else None
 
 
-def _of_image(rows: pa.Table, georef: Georef | None, target: str) -> list[pa.RecordBatch]:
+def _of_image(rows: pa.Table, georef: Georef | None, own: str | None, target: str) -> list[pa.RecordBatch]:
     """One image's rows with their geometries, null where it has no place in `target`."""
     columns = {name: combined(rows[name]) for name in INSTANCES_SCHEMA.names}
     try:
-        placed = None if georef is None else geo_columns(_found(rows, georef, target))
+        placed = None if georef is None else geo_columns(_found(rows, georef, own or georef.crs, target))
     except ValueError:  # it lies where the CRS has no coordinates
         placed = None
     if placed is None:
@@ -111,14 +112,14 @@ def _of_image(rows: pa.Table, georef: Georef | None, target: str) -> list[pa.Rec
     return pa.Table.from_arrays(arrays, schema=SCHEMA).to_batches()  # type: ignore[no-any-return]
 
 
-def _found(rows: pa.Table, georef: Georef, target: str) -> OnMap:
-    """The instances on the map: by their own geometry where they have one, else by their masks."""
-    masks, own = rle_masks(rows), combined(rows[COLUMN])
-    if own.null_count:
+def _found(rows: pa.Table, georef: Georef, crs: str, target: str) -> OnMap:
+    """The instances on the map: by their own geometry, in `crs`, where they have one, else by their masks."""
+    masks, known = rle_masks(rows), combined(rows[COLUMN])
+    if known.null_count:
         return on_map(masks, georef, target)
-    shapes = shapely.from_wkb(own.to_numpy(zero_copy_only=False))
-    if target != georef.crs:
-        change = transformer(georef.crs, target)
+    shapes = shapely.from_wkb(known.to_numpy(zero_copy_only=False))
+    if target != crs:
+        change = transformer(crs, target)
         shapes = shapely.transform(shapes, lambda at: np.column_stack(change.transform(*at.T)))
         shapes = shapely.orient_polygons(shapely.make_valid(shapes))
     middle = masks.x + masks.width / 2, masks.y + masks.height / 2
