@@ -226,7 +226,7 @@ class Run:
         columns: Sequence[str] | None = None,
         filter: pc.Expression | None = None,
     ) -> Iterator[pa.Table]:
-        """The same rows as a stream, a table a shard: as many as `commits`, in their order, read ahead."""
+        """The same rows, a table a shard: as many as `commits`, in their order, some read ahead."""
         with ThreadPoolExecutor(READERS) as readers:
             yield from _ahead(
                 readers, lambda commit: self._read(commit, table, columns, filter), self.commits

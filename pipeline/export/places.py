@@ -47,11 +47,10 @@ class NoPlace(ValueError):
 def write_places(run: Run, selection: Selection, path: Path, crs: str | None = None) -> Exported:
     """Write the file `path`, whose ending names the format (`pipeline.geo.export.FORMATS`).
 
-    Geometries are in `crs`; without one, in the run's own, or that of the first image that
-    has a place. Raises NoPlace when
-    none has, ValueError for what is no CRS, TargetError, StoreError.
+    Geometries are in `crs`; without one, in the output's own, or in that of the first image that has a place.
+    Raises NoPlace when none has, ValueError for what is no CRS, TargetError, StoreError.
     """
-    target = crs_name(crs or run.crs or first_crs(run, selection))
+    target = crs_name(crs or run.crs) if crs or run.crs else first_crs(run, selection)
     done = Exported()
     batches = _batches(run, selection, target, done)
     try:
@@ -98,7 +97,10 @@ def _georef(image: Mapping[str, Any]) -> Georef | None:
 
 
 def _of_image(rows: pa.Table, georef: Georef | None, own: str | None, target: str) -> list[pa.RecordBatch]:
-    """One image's rows with their geometries, null where it has no place in `target`."""
+    """One image's rows with their geometries, null where it has no place in `target`.
+
+    `own` is the CRS of the geometries that the table has already.
+    """
     columns = {name: combined(rows[name]) for name in INSTANCES_SCHEMA.names}
     try:
         placed = None if georef is None else geo_columns(_found(rows, georef, own or georef.crs, target))
@@ -114,10 +116,10 @@ def _of_image(rows: pa.Table, georef: Georef | None, own: str | None, target: st
 
 def _found(rows: pa.Table, georef: Georef, crs: str, target: str) -> OnMap:
     """The instances on the map: by their own geometry, in `crs`, where they have one, else by their masks."""
-    masks, known = rle_masks(rows), combined(rows[COLUMN])
-    if known.null_count:
+    masks, own = rle_masks(rows), combined(rows[COLUMN])
+    if own.null_count:
         return on_map(masks, georef, target)
-    shapes = shapely.from_wkb(known.to_numpy(zero_copy_only=False))
+    shapes = shapely.from_wkb(own.to_numpy(zero_copy_only=False))
     if target != crs:
         change = transformer(crs, target)
         shapes = shapely.transform(shapes, lambda at: np.column_stack(change.transform(*at.T)))

@@ -19,6 +19,8 @@ from jobs.scenes import render
 from pipeline import tables
 from pipeline.commit import commit_key
 from pipeline.engine import attempt, worker_of
+from pipeline.export.places import write_places
+from pipeline.export.selection import Selection
 from pipeline.manifest import InputSource
 from pipeline.tiled.settings import Tiling
 from pipeline.verify import Outcome, verify
@@ -248,3 +250,22 @@ def test_an_area_of_interest_keeps_what_lies_in_it(scene: Path, tiny: Path, tmp_
     shapes = shapely.from_wkb(job.run.instances()["geometry"].to_pylist())
     assert len(shapes)
     assert all(shape.intersects(polygon) for shape in shapes)
+
+
+def test_an_export_of_geometries_in_another_system_than_the_rasters(
+    scene: Path, tiny: Path, tmp_path: Path
+) -> None:
+    import geopandas
+
+    tiling = Tiling(size=256, overlap=64, crs="EPSG:3301")
+    job = tiled_job(scene, tmp_path / "out", tiny, tiling=tiling)
+    job.do()
+    own = shapely.from_wkb(job.run.instances()["geometry"].to_pylist())
+    assert job.run.crs == "EPSG:3301"
+    write_places(job.run, Selection(), tmp_path / "out.parquet")
+    frame = geopandas.read_parquet(tmp_path / "out.parquet")
+    assert frame.crs.to_authority() == ("EPSG", "3301")
+    assert (frame.geometry.values == own).all()
+    write_places(job.run, Selection(), tmp_path / "utm.parquet", UTM)
+    back = geopandas.read_parquet(tmp_path / "utm.parquet").to_crs("EPSG:3301")
+    assert shapely.hausdorff_distance(back.geometry.values, own).max() < 1e-3
