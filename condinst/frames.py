@@ -77,20 +77,20 @@ def _chunks(bounds: Runs) -> Iterator[slice]:
 
 
 def _embed(text: Characters, bounds: Runs, crops: Crops, first: int) -> tuple[Characters, Runs]:
-    lengths, bounds = rle.many_runs(text, bounds, first)
-    edges = rle.segment_sums(lengths, bounds)
-    _check_totals(edges, bounds, crops, first)
-    place = np.arange(len(lengths)) - np.repeat(bounds[:-1], np.diff(bounds))
-    odd = np.flatnonzero((place & 1).astype(bool) & (lengths > 0))
-    owner = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))[odd]
-    begin, end, owner = _stretches(edges[odd - 1], edges[odd], owner, crops)
-    begin, end, owner = _joined(begin, end, owner)
+    zeros, ones, pairs = rle.run_pairs(text, bounds, first)
+    ends = rle.segment_sums(zeros + ones, pairs)
+    _check_totals(ends, pairs, crops, first)
+    owner = np.repeat(np.arange(len(pairs) - 1), np.diff(pairs))
+    some = ones > 0
+    if not some.all():
+        ends, ones, owner = ends[some], ones[some], owner[some]
+    begin, end, owner = _joined(*_stretches(ends - ones, ends, owner, crops))
     return rle.packed(*_runs_between(begin, end, owner, crops.full_height * crops.full_width))
 
 
-def _check_totals(edges: Runs, bounds: Runs, crops: Crops, first: int) -> None:
-    counts = np.diff(bounds)
-    totals = np.where(counts > 0, edges[np.maximum(bounds[1:] - 1, 0)] if len(edges) else 0, 0)
+def _check_totals(ends: Runs, pairs: Runs, crops: Crops, first: int) -> None:
+    last = np.concatenate([[0], ends])[pairs[1:]]
+    totals = np.where(np.diff(pairs) > 0, last, 0)
     wrong = totals != crops.height * crops.width
     if wrong.any():
         at = int(wrong.argmax())

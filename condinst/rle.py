@@ -93,10 +93,11 @@ def packed(lengths: Runs, bounds: Runs) -> tuple[NDArray[np.uint8], Runs]:
     return text, np.concatenate([[0], ends])[bounds]
 
 
-def many_runs(text: NDArray[np.uint8], bounds: Runs, first: int = 0) -> tuple[Runs, Runs]:
+def run_pairs(text: NDArray[np.uint8], bounds: Runs, first: int = 0) -> tuple[Runs, Runs, Runs]:
     """Run lengths of many compressed RLEs, mask i's string being `text[bounds[i]:bounds[i + 1]]`.
 
-    Returns lengths and bounds as `packed` takes them. Raises ValueError, naming the mask (counted from
+    In pairs, zeros and then ones; of a mask that ends in zeros the last ones are 0. Returns zeros (k,), ones
+    (k,) and the bounds (n + 1,) of each mask's pairs. Raises ValueError, naming the mask (counted from
     `first`), for a string that is none.
     """
     codes = text - np.uint8(_OFFSET)
@@ -113,11 +114,7 @@ def many_runs(text: NDArray[np.uint8], bounds: Runs, first: int = 0) -> tuple[Ru
         longer = longer[digits[longer] > place]
     negative = np.flatnonzero(codes[ends - 1] & 0x10)
     values[negative] -= np.int64(1) << (5 * digits[negative])
-    lengths = _summed(values, cuts)
-    if len(lengths) and lengths.min() < 0:
-        at = int(np.searchsorted(cuts, lengths.argmin(), side="right")) - 1
-        raise ValueError(f"mask {first + at}: not a COCO compressed RLE, a run is negative")
-    return lengths, cuts
+    return _summed(values, cuts, first)
 
 
 def segment_sums(values: Runs, bounds: Runs) -> Runs:
@@ -213,20 +210,22 @@ def _deltas(lengths: Runs, bounds: Runs) -> Runs:
     return values
 
 
-def _summed(values: Runs, bounds: Runs) -> Runs:
-    """The reverse: the counts of each mask from its differences."""
+def _summed(values: Runs, bounds: Runs, first: int) -> tuple[Runs, Runs, Runs]:
+    """The pairs of each mask from its differences, which add up by twos; the first zeros stand apart."""
     counts = np.diff(bounds)
-    # Every mask begins at an even place, so that the counts to be summed are every other one of all.
     gap = counts & 1
-    place = np.arange(len(values)) + np.repeat(np.cumsum(gap) - gap, counts)
+    # A pair a row: a mask of an odd number of runs has a place more.
     aligned = np.zeros(len(values) + int(gap.sum()), np.int64)
-    aligned[place] = values
-    firsts = bounds[:-1][counts > 0]
-    aligned[place[firsts]] = 0
-    rows = (counts + gap) // 2
-    ends = np.concatenate([[0], np.cumsum(rows)])
-    for parity in (0, 1):
-        aligned[parity::2] = segment_sums(aligned[parity::2], ends)
-    lengths: Runs = aligned[place]
-    lengths[firsts] = values[firsts]
-    return lengths
+    aligned[np.arange(len(values)) + np.repeat(np.cumsum(gap) - gap, counts)] = values
+    pairs = np.concatenate([[0], np.cumsum((counts + gap) // 2)])
+    heads = pairs[:-1][counts > 0]
+    before = aligned[2 * heads]
+    aligned[2 * heads] = 0
+    zeros, ones = segment_sums(aligned[::2], pairs), segment_sums(aligned[1::2], pairs)
+    zeros[heads] = before
+    ones[pairs[1:][gap > 0] - 1] = 0
+    least = np.minimum(zeros, ones)
+    if len(least) and least.min() < 0:
+        at = int(np.searchsorted(pairs, least.argmin(), side="right")) - 1
+        raise ValueError(f"mask {first + at}: not a COCO compressed RLE, a run is negative")
+    return zeros, ones, pairs

@@ -88,6 +88,8 @@ def _copy_plans(run: Run, target: Store) -> None:
         for file in plan.files:
             if held.get(file.path) != file.size:
                 target.put(file.path, run.store.get(file.path))
+        if plan.areas:
+            target.put(plan.areas, run.store.get(plan.areas))
         key = plan_key(plan.generation)
         if not target.create(key, plan_bytes(plan)) and load_plan(target, plan.generation).id != plan.id:
             raise LedgerError(

@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from rasterio.features import rasterize
 from rich.console import Console
 
+from condinst.coco_truth import read_truth
 from condinst.evaluate import load_truth
 from jobs.errors import JobError
 from jobs.evaluate import Request as Evaluation
@@ -29,7 +30,7 @@ from pipeline import tables
 from pipeline.export.coco import write_coco
 from pipeline.export.places import UNPLACED
 from pipeline.export.selection import UNSIZED, Selection, SelectionError
-from pipeline.samples import Samples, SampleSource, read_annotations
+from pipeline.samples import Samples, SampleSource
 from pipeline.storage import Store
 from pipeline.tables import Run, crop
 from tests.made import NAMES, SIZE, edit, made_output, rewrite
@@ -141,7 +142,7 @@ def test_coco_gives_the_ap_that_evaluate_gives(run: Run, tmp_path: Path) -> None
 def test_coco_is_read_by_training(run: Run, tmp_path: Path) -> None:
     export(run, tmp_path / "x.json", "coco")
     source = SampleSource(str(tmp_path / "x.json"), str(tmp_path))
-    names, truths = read_annotations(source)
+    names, truths = read_truth(json.loads((tmp_path / "x.json").read_text()))
     assert names == NAMES
     assert Samples([source]).has_masks
     rows = by_image(run)

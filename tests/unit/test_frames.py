@@ -53,8 +53,10 @@ def test_they_are_those_of_embed_one_by_one(found: list[Case], chunk: int) -> No
 @given(st.lists(st.lists(st.integers(0, 2**35), max_size=9), max_size=9))
 def test_runs_of_many_strings_are_those_of_each(runs: list[list[int]]) -> None:
     strings = [rle.from_runs(np.array(r, np.int64)) for r in runs]
-    lengths, bounds = rle.many_runs(*packed(strings))
-    assert [lengths[a:b].tolist() for a, b in pairwise(bounds)] == runs
+    zeros, ones, bounds = rle.run_pairs(*packed(strings))
+    both = np.stack([zeros, ones], axis=1).ravel()
+    pairs = [both[2 * a : 2 * b].tolist() for a, b in pairwise(bounds)]
+    assert pairs == [[*r, 0] if len(r) % 2 else r for r in runs]
     for string, wanted in zip(strings, runs, strict=True):
         assert rle.runs(string).tolist() == wanted
 
