@@ -221,6 +221,17 @@ def test_variables_are_filled_in_now_and_the_date_of_a_job_started_once(
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", day["value"])
 
 
+def test_what_stands_for_itself_does_so_in_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ODD", "${HOME}")
+    text = BASE.replace("photos/x", "photos/$${x}/${ODD}")
+    found = of(tmp_path, 'env: {A: "$${x}"}\n', text=text)
+    again = load_text(found["ConfigMap"]["data"]["spec.yaml"], "spec.yaml")
+    assert again.input[0].uri == "s3://photos/${x}/${HOME}"
+    assert again.env == {"A": "${x}"}
+
+
 def test_a_variable_that_is_not_set_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"\$\{NOWHERE\} is set neither"):
         of(tmp_path, text=BASE.replace("photos", "${NOWHERE}"))
