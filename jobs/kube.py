@@ -85,7 +85,8 @@ class Job:
             **self.spec.env,
         }
         return [
-            *({"name": name, "value": value} for name, value in own.items()),
+            # Kubernetes fills in $(NAME), and reads $$ as $.
+            *({"name": name, "value": value.replace("$", "$$")} for name, value in own.items()),
             *(
                 {"name": name, "valueFrom": {"secretKeyRef": {"name": self.secret, "key": name}}}
                 for name in self.spec.secrets

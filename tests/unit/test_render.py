@@ -230,6 +230,8 @@ def test_what_stands_for_itself_does_so_in_the_cluster(
     again = load_text(found["ConfigMap"]["data"]["spec.yaml"], "spec.yaml")
     assert again.input[0].uri == "s3://photos/${x}/${HOME}"
     assert again.env == {"A": "${x}"}
+    # Kubernetes reads $$ as $.
+    assert {"name": "A", "value": "$${x}"} in worker(found)["template"]["spec"]["containers"][0]["env"]
 
 
 def test_a_variable_that_is_not_set_is_an_error(tmp_path: Path) -> None:
