@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from importlib.metadata import version
@@ -10,12 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import weights_cli
-from jobs.errors import EXIT_CODES, ExitCode, SpecError, explain, one_line
+from jobs import schedule_cli, structured, submit_cli, weights_cli
+from jobs.compare_cli import confusion, diff
+from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
+from jobs.export_cli import export, filter, import_
+from jobs.models_cli import promote, rollback, select
 from jobs.options import Anonymous, Endpoint, Profile, Region
+from jobs.publish_cli import publish
 from jobs.render_cli import render
-from jobs.upkeep_cli import cancel, retry, vacuum, verify
+from jobs.upkeep_cli import cancel, retry, top, vacuum, verify
+from jobs.view_cli import report, view
 
 if TYPE_CHECKING:
     from jobs.spec import SegmentSpec
@@ -50,6 +56,9 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_cli.app, name="weights")
+app.add_typer(submit_cli.app, name="jobs")
+app.add_typer(schedule_cli.app, name="schedule")
+app.command()(submit_cli.submit)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -60,6 +69,10 @@ Overrides = Annotated[
         help="Change one setting of the spec, for example [cyan]--set workers.count=4[/]; may be repeated.",
         show_default=False,
     ),
+]
+RequireVersion = Annotated[
+    str | None,
+    typer.Option(help="Refuse to run with another version of condinst.", show_default=False),
 ]
 
 
@@ -75,6 +88,7 @@ def main() -> None:
         if told is None:
             raise
         code, message = told
+        structured.event("error", logging.ERROR, code=int(code), message=message)
         shown = "\n".join(map(one_line, message.split("\n")))
         print(shown if isinstance(error, SpecError) else f"condinst: {shown}", file=sys.stderr)
         sys.exit(code)
@@ -101,6 +115,16 @@ def _load(spec: Path, overrides: list[str], *, need_secrets: bool = False) -> Se
     from jobs.filling import Surroundings, use_environment
 
     return use_environment(load(spec, overrides, around=Surroundings(need_secrets=need_secrets)))
+
+
+def _require(wanted: str | None) -> None:
+    """Refuse a job that another version of the project submitted."""
+    here = version("condinst")
+    if wanted not in (None, here):
+        raise Refused(
+            f"the job was submitted by condinst {wanted}, and here is {here}: install one version in "
+            "both places"
+        )
 
 
 @app.command()
@@ -135,6 +159,13 @@ def run(
     local: Annotated[
         bool, typer.Option("--local", help="In this process, without Ray: for debugging.")
     ] = False,
+    require_version: RequireVersion = None,
+    json_logs: Annotated[
+        bool,
+        typer.Option(
+            "--json-logs", envvar="CONDINST_JSON_LOGS", help="Tell of the run in lines of JSON, on stdout."
+        ),
+    ] = False,
 ) -> None:
     """Run a job, or continue it; what is committed is not done again.
 
@@ -144,6 +175,9 @@ def run(
 
     [cyan]condinst run job.yaml --set workers.count=8 --set output.uri=s3://masks/test[/]
     """
+    _require(require_version)
+    if json_logs:
+        structured.log_json()
     checked = _load(spec, overrides, need_secrets=True)
     from jobs.notify import notified
 
@@ -155,7 +189,11 @@ def run(
 
 
 @app.command()
-def train(spec: SpecFile, overrides: Overrides = []) -> None:  # noqa: B006
+def train(
+    spec: SpecFile,
+    overrides: Overrides = [],  # noqa: B006
+    require_version: RequireVersion = None,
+) -> None:
     """Train a model on labelled images, and measure it as it grows.
 
     Examples:
@@ -164,6 +202,7 @@ def train(spec: SpecFile, overrides: Overrides = []) -> None:  # noqa: B006
 
     [cyan]condinst train job.yaml --set training.steps=200 --set output.uri=work/quick[/]
     """
+    _require(require_version)
     from jobs.check import load
     from jobs.filling import Surroundings, use_environment
     from jobs.train_spec import TrainSpec
@@ -203,19 +242,34 @@ def try_(
 
 
 @app.command()
-def plan(spec: SpecFile, overrides: Overrides = []) -> None:  # noqa: B006
-    """Say what a run would do; changes nothing.
+def plan(
+    spec: SpecFile,
+    overrides: Overrides = [],  # noqa: B006
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUTPUT",
+            help="Estimate by the runs of this output, of the same kind of job. Default: the job's own.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Open the model and ten of the images.")] = False,
+) -> None:
+    """Say what a run would do and take; changes nothing.
 
-    Counts images, bytes and shards, what would be skipped, and what is done already.
+    Counts images, bytes and shards, what would be skipped, and what is done already. Once something was run,
+    it estimates hours, GPU hours, requests and what they cost.
 
-    Example:
+    Examples:
 
-    [cyan]condinst plan job.yaml[/]
+    [cyan]condinst plan job.yaml --check[/]
+
+    [cyan]condinst plan job.yaml --like s3://masks/last-year[/]
     """
     checked = _load(spec, overrides)
     from jobs.preview import preview
 
-    preview(checked)
+    preview(checked, like=like, check=check)
 
 
 @app.command()
@@ -242,12 +296,24 @@ def status(
     show_status(output, StoreOptions(endpoint, region, profile, anonymous))
 
 
+app.command()(report)
+app.command()(view)
 app.command()(cancel)
+app.command()(top)
 app.command()(retry)
 app.command()(verify)
 app.command()(vacuum)
 app.command()(evaluate)
 app.command()(render)
+app.command()(export)
+app.command()(filter)
+app.command()(publish)
+app.command()(diff)
+app.command()(confusion)
+app.command("import")(import_)
+app.command()(promote)
+app.command()(rollback)
+app.command()(select)
 
 
 @app.command()

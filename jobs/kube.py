@@ -43,7 +43,7 @@ class Job:
 
     @classmethod
     def of(cls, spec: JobSpec) -> Job:
-        """The job of a spec: a segment job's workers, or the one process of a training job."""
+        """The job of a spec: its workers, or the one process of a training without."""
         if isinstance(spec, SegmentSpec):
             workers: WorkersSection = spec.workers
             return cls(
@@ -52,14 +52,17 @@ class Job:
         from jobs.train_spec import TrainSpec
 
         assert isinstance(spec, TrainSpec)
-        own = spec.resources
+        own, group = spec.resources, spec.workers
+        if group is not None:
+            least = group.least or group.count
+            return cls(spec, kube_name(spec.name), own, group.cpus, group.gpus, least, group.count)
         gpus = max(1, math.ceil(own.gpus)) if spec.device == "cuda" else 0
         return cls(spec, kube_name(spec.name), own, max(own.cpus, spec.threads), gpus, 1, 1)
 
     @property
     def driver_on_worker(self) -> bool:
         """Whether the job's own process does the work, so that the cluster's head has no part in it."""
-        return not isinstance(self.spec, SegmentSpec)
+        return getattr(self.spec, "workers", None) is None
 
     @property
     def workers_a_pod(self) -> int:

@@ -6,24 +6,34 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from rich.console import Console
 
+from jobs import structured
 from jobs.allowance import Allowance, too_many
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, TooManyFailed
 from jobs.limits import Limits
 from jobs.report import SUMMARY_KEY, print_report, summary, versions
 from jobs.resolve import open_output, refuse_other_settings, resolved, settings_of, standing_job
+from jobs.run_report.page import put_report
 from jobs.spec import SegmentSpec
 from jobs.stopping import Stop
 from jobs.tally import Tally
+from jobs.windows import STITCHING, WindowStage
+from pipeline.engine import cluster
+from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
-from pipeline.manifest import Plan, freeze, load_plans
+from pipeline.manifest import Plan, extend, freeze, load_plans
 from pipeline.settings import SegmentSettings
 from pipeline.stopping import clear_cancel
 from pipeline.storage import NotFound, Store
+from pipeline.tiled.planning import extend_tiled, freeze_tiled, open_windows
+
+TOLD = ("images", "statuses", "instances", "classes", "shards", "bytes", "seconds", "run")
+"""What of the summary the last event says."""
 
 
 def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None = None) -> dict[str, Any]:
@@ -34,7 +44,7 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     TooManyFailed when more inputs ended badly than the spec allows, FingerprintMismatch when the output holds
     other rows, ClusterTooSmall, InputError, WeightsError, StoreError.
     """
-    console, limits = console or Console(), Limits.of(spec)
+    console, limits = console or structured.console(), Limits.of(spec)
     store = open_output(spec)
     ledger = Ledger(store)
     standing = standing_job(ledger)
@@ -44,7 +54,7 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     else:
         refuse_other_settings(store, standing, settings)
     # The input is frozen before the output is claimed: a spec whose input is not there leaves no trace.
-    plans = _plans(store, spec, settings, console)
+    plans = _plans(ledger, spec, settings, console)
     job = ledger.claim(job_record(spec, settings))
     _tell_other_input(job, spec, console)
     clear_cancel(store)  # whoever asked for it meant the runs before this one
@@ -53,18 +63,45 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     done = ledger.revisions()
     tally = Tally.of(ledger.records(done))
     pending = ledger.pending(plans, done)
+    planned = {"images": allowance.planned, "shards": sum(plan.shards for plan in plans)}
+    structured.event("planned", job=spec.name, output=store.uri, **planned, pending=len(pending))
     if not pending:
         accounts = _complete_already(ledger, plans, job, console)
     elif allowance.exceeded(tally):
         raise too_many(ledger, allowance, tally, "nothing was run")
     else:
-        workers = 0 if local else min(spec.workers.most, len(pending))
-        drive = Drive(store, settings, pending, workers, tally, allowance.planned, console)
+        drive = Drive(store, settings, pending, 0, tally, allowance.planned, console)
         drive.least, drive.limits = spec.workers.least, limits.after(tally, settings.gpus)
-        accounts = _to_the_end(ledger, plans, job, drive, allowance)
+        accounts = _run(ledger, plans, job, drive, allowance, 0 if local else spec.workers.most)
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
         raise too_many(ledger, allowance, tally, "every input has its row all the same")
+    structured.event("complete", **{key: accounts[key] for key in TOLD})
     return accounts
+
+
+def _run(
+    ledger: Ledger,
+    plans: Sequence[Plan],
+    job: dict[str, object],
+    drive: Drive,
+    allowance: Allowance,
+    workers: int,
+) -> dict[str, Any]:
+    """Run what is pending with at most so many workers on Ray, 0 for this process."""
+    drive.workers = min(workers, len(drive.shards))
+    if drive.settings.tiling is None:
+        return _to_the_end(ledger, plans, job, drive, allowance)
+    stage = WindowStage(ledger.store, drive.settings, plans, job, drive.console)
+    pending = stage.pending()
+    first = min(workers, len(pending))
+    # One cluster for both stages: starting Ray takes seconds.
+    most = max(first, drive.workers)
+    pool = cluster(drive.settings, min(drive.least or most, most)) if workers else nullcontext()
+    with pool:
+        if pending:
+            stage.run(pending, first, drive.least, drive.limits)
+        drive.settings, drive.doing = drive.settings.of_stitching(), STITCHING
+        return _to_the_end(ledger, plans, job, drive, allowance)
 
 
 def _to_the_end(
@@ -86,6 +123,7 @@ def _to_the_end(
         this_run = {"images": 0}
     accounts = account(ledger, plans, job, this_run)
     ledger.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
+    put_report(ledger.store, drive.console)
     print_report(drive.console, accounts, ledger.store.uri)
     return accounts
 
@@ -119,19 +157,44 @@ def account(
             f"{ledger.store.uri}: {tally.images:,} images have rows but {planned:,} were planned; "
             "the output was changed by another program"
         )
-    return summary(tally, plans, job, run)
+    return summary(tally, plans, job, run, windows_tally(ledger.store, plans))
 
 
-def _plans(store: Store, spec: SegmentSpec, settings: SegmentSettings, console: Console) -> list[Plan]:
-    plans = load_plans(store)
-    if plans:
+def windows_tally(store: Store, plans: Sequence[Plan]) -> Tally | None:
+    """What the windows of a tiled job came to; None for a job without."""
+    if all(plan.windows is None for plan in plans):
+        return None
+    return Tally.of(Ledger(open_windows(store)).records())
+
+
+def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console: Console) -> list[Plan]:
+    plans = load_plans(ledger.store)
+    if plans and not any(source.new for source in settings.sources):
         return plans
     console.print(f"listing the input of {spec.name}", highlight=False)
-    return [freeze(settings.sources, store, spec.shards.images, 0)]
+    if not plans:
+        return [freeze_input(spec, settings, ledger.store)]
+    known = known_rows(ledger, plans)
+    if settings.tiling is None:
+        grown, found = extend(settings.sources, ledger.store, plans, known)
+    else:
+        grown, found = extend_tiled(settings.sources, ledger.store, plans, known, settings.tiling)
+    changed = f", {found.changed:,} of them changed since they were done" if found.changed else ""
+    console.print(f"{found.images:,} new images{changed}; {found.known:,} known", highlight=False)
+    return plans if grown is None else [*plans, grown]
+
+
+def freeze_input(spec: SegmentSpec, settings: SegmentSettings, store: Store) -> Plan:
+    """Freeze the first generation of a job's input, or adopt the one that is there."""
+    if settings.tiling is None:
+        return freeze(settings.sources, store, spec.shards.images, 0)
+    return freeze_tiled(settings.sources, store, spec.shards.images, 0, settings.tiling)
 
 
 def _tell_other_input(job: dict[str, object], spec: SegmentSpec, console: Console) -> None:
     before = job.get("spec")
+    if any(part.mode == "new" for part in spec.input):
+        return
     if isinstance(before, dict) and before.get("input") != resolved(spec).model_dump(mode="json")["input"]:
         console.print(
             "the input differs from the one that this output was planned with: the frozen plan rules; "
@@ -145,9 +208,13 @@ def _complete_already(
 ) -> dict[str, Any]:
     try:
         accounts: dict[str, Any] = json.loads(ledger.store.get(SUMMARY_KEY))
-    except (NotFound, ValueError):
+        # A run that did the last shards may have died before it wrote their summary.
+        if accounts["images"] != sum(plan.images for plan in plans):
+            raise KeyError
+    except (NotFound, ValueError, KeyError, TypeError):
         accounts = account(ledger, plans, job, {"images": 0})
         ledger.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
+        put_report(ledger.store, console)
     console.print("complete already: nothing to do", highlight=False)
     print_report(console, {**accounts, "run": {}}, ledger.store.uri)
     return accounts

@@ -113,6 +113,29 @@ def retry(
     retry_output(output, StoreOptions(endpoint, region, profile, anonymous), wanted)
 
 
+def top(
+    output: Output,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once; so it does where no terminal is.")] = False,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """A job as it runs: each worker's rate, stages, stragglers, errors so far.
+
+    Reads what the workers write, from any machine; ends when the job is complete.
+
+    Example:
+
+    [cyan]condinst top s3://masks/mushrooms[/]
+    """
+    from jobs.top import show_top
+    from pipeline.storage import StoreOptions
+
+    show_top(output, StoreOptions(endpoint, region, profile, anonymous), every=every, once=once)
+
+
 def cancel(
     output: Output,
     endpoint: Endpoint = None,

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from pipeline.entries import Tally, entry_schema
-from pipeline.listing import Folder
+from pipeline.entries import Tally
+from pipeline.inputrows import InputRows, demand
+from pipeline.known import Known
 from pipeline.objects import NotFound
 from pipeline.plan import Plan, PlanError, PlanFile, load_plan, load_plans, plan_bytes, plan_key, read_shard
-from pipeline.schemas import collisions
+from pipeline.sampling import Sample
 from pipeline.shardfiles import ShardFiles
 from pipeline.sources import InputError, InputSource
 from pipeline.storage import Store
-from pipeline.unique import UniqueIds
-from pipeline.usermanifest import UserManifest
 
 __all__ = [
     "InputError",
@@ -28,6 +25,7 @@ __all__ = [
     "PlanError",
     "PlanFile",
     "Scan",
+    "extend",
     "freeze",
     "load_plan",
     "load_plans",
@@ -45,15 +43,29 @@ class Scan:
     """Of the images whose size is known."""
     skipped: Mapping[str, int]
     """Objects and rows that are no inputs of the job, by reason."""
+    known: int = 0
+    """Objects that an earlier generation has."""
+    changed: int = 0
+    """Of the images, those that an earlier generation has with another etag."""
 
 
-def scan(sources: Sequence[InputSource], output: Store | None = None) -> Scan:
-    """Look at all inputs and write nothing. Raises what `freeze` does."""
+def scan(
+    sources: Sequence[InputSource],
+    output: Store | None = None,
+    known: Known | None = None,
+    sample: Sample | None = None,
+) -> Scan:
+    """Look at all inputs, or at those with new images for what is not known, and write nothing.
+
+    `sample` gets all rows to choose from. Raises what `freeze` does.
+    """
     tally = Tally()
-    for _ in _Inputs(sources, output).batches(tally):
-        pass
-    _demand(tally, sources)
-    return Scan(tally.images, tally.bytes, dict(tally.skipped))
+    for batch in InputRows(sources, output, known).batches(tally):
+        if sample is not None:
+            sample.add(batch)
+    if known is None:
+        demand(tally, sources)
+    return Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
 
 
 def freeze(sources: Sequence[InputSource], output: Store, shard_size: int, generation: int) -> Plan:
@@ -68,23 +80,46 @@ def freeze(sources: Sequence[InputSource], output: Store, shard_size: int, gener
         return load_plan(output, generation)
     except NotFound:
         pass
-    plan = _write(sources, output, shard_size, generation)
-    if output.create(plan_key(generation), plan_bytes(plan)):
+    tally = Tally()
+    plan = _write(InputRows(sources, output), tally, output, shard_size, generation)
+    demand(tally, sources)
+    return _settle(plan, output)
+
+
+def extend(
+    sources: Sequence[InputSource], output: Store, plans: Sequence[Plan], known: Known
+) -> tuple[Plan | None, Scan]:
+    """Append a generation of what the inputs marked `new` have and no plan has; None where that is nothing.
+
+    Of drivers at a time one's plan rules, and the others adopt it. `known` holds the rows of `plans`. Raises
+    what `freeze` does.
+    """
+    tally = Tally()
+    plan = _write(InputRows(sources, output, known), tally, output, plans[-1].shard_size, len(plans))
+    found = Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
+    if not plan.images:
+        return None, found
+    # Each listing meets all that is left out: what earlier ones have told of is not told of again.
+    told: Counter[str] = sum((Counter(earlier.skipped) for earlier in plans), Counter())
+    return _settle(replace(plan, skipped=dict(Counter(plan.skipped) - told)), output), found
+
+
+def _settle(plan: Plan, output: Store) -> Plan:
+    """Put a plan's record, or take the one that was there first."""
+    if output.create(plan_key(plan.generation), plan_bytes(plan)):
         return plan
-    standing = load_plan(output, generation)
+    standing = load_plan(output, plan.generation)
     if standing.id != plan.id:
         output.delete(file.path for file in plan.files)
     return standing
 
 
-def _write(sources: Sequence[InputSource], output: Store, shard_size: int, generation: int) -> Plan:
-    tally, inputs = Tally(), _Inputs(sources, output)
+def _write(inputs: InputRows, tally: Tally, output: Store, shard_size: int, generation: int) -> Plan:
     writer = ShardFiles(output, secrets.token_hex(8), inputs.schema, shard_size)
     try:
         for batch in inputs.batches(tally):
             writer.add(batch)
         writer.close()
-        _demand(tally, sources)
     except BaseException:
         output.delete(file.path for file in writer.files)
         raise
@@ -99,77 +134,3 @@ def _write(sources: Sequence[InputSource], output: Store, shard_size: int, gener
         skipped=dict(tally.skipped),
         extra_schema=base64.b64encode(inputs.extra.serialize()).decode() if len(inputs.extra) else "",
     )
-
-
-class _Inputs:
-    """All inputs of a job as one stream of rows, in the job's order."""
-
-    def __init__(self, sources: Sequence[InputSource], output: Store | None) -> None:
-        _check_names(sources)
-        self._sources = sources
-        self._readers = [
-            UserManifest(index, source) if source.manifest else Folder(index, source, output)
-            for index, source in enumerate(sources)
-        ]
-        self.extra = _united(
-            [(reader.extra, source.uri) for reader, source in zip(self._readers, sources, strict=True)]
-        )
-        self.schema = entry_schema(self.extra)
-
-    def batches(self, tally: Tally) -> Iterator[pa.RecordBatch]:
-        unique = UniqueIds(self._sources)
-        for index, reader in enumerate(self._readers):
-            for numbered in reader.batches(self.schema, tally):
-                kept = unique.judge(index, numbered, tally)
-                tally.images += kept.num_rows
-                tally.bytes += pc.sum(kept.column("bytes"), min_count=0).as_py()
-                yield kept
-
-
-def _demand(tally: Tally, sources: Sequence[InputSource]) -> None:
-    """Raise InputError when nothing is to be segmented, saying what was looked for and what is there."""
-    if tally.images:
-        return
-    sought = "; ".join(_sought(source) for source in sources)
-    if not tally.seen:
-        raise InputError(f"no images: nothing lies at {sought}; check the uri")
-    raise InputError(
-        f"no images: none of {tally.seen:,} objects or rows is taken, such as {tally.example!r} ({sought}); "
-        "check include and exclude"
-    )
-
-
-def _sought(source: InputSource) -> str:
-    globs = [f"{word} {', '.join(given)}" for word, given in _globs(source) if given]
-    return " ".join([source.uri, *globs])
-
-
-def _globs(source: InputSource) -> list[tuple[str, tuple[str, ...]]]:
-    return [("include", source.include), ("exclude", source.exclude)]
-
-
-def _check_names(sources: Sequence[InputSource]) -> None:
-    names = [source.name for source in sources if source.name is not None]
-    for name in names:
-        if not name or "/" in name:
-            raise InputError(f"input name {name!r}: a name is not empty and holds no '/'")
-        if names.count(name) > 1:
-            raise InputError(f"two inputs are named {name!r}; names tell inputs apart")
-
-
-def _united(parts: Sequence[tuple[pa.Schema, str]]) -> pa.Schema:
-    """Schema of all passed-through columns. Raises InputError where inputs disagree or a name is taken."""
-    united: dict[str, pa.Field] = {}
-    for schema, uri in parts:
-        if taken := collisions(schema.names):
-            raise InputError(
-                f"columns {', '.join(taken)} of {uri} have names of the images table's own columns; "
-                "rename them in the manifest or leave them out of `columns`"
-            )
-        for field in schema:
-            known = united.setdefault(field.name, field)
-            if known.type != field.type:
-                raise InputError(
-                    f"column {field.name!r} is {field.type} in {uri} and {known.type} in another input"
-                )
-    return pa.schema(list(united.values()))

@@ -14,7 +14,10 @@ from jobs.errors import EXIT_CODES, ExitCode
 
 COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
-    *("evaluate", "weights", "schema", "demo", "demo-model"),
+    *("submit", "jobs", "schedule", "top"),
+    *("export", "filter", "import", "publish", "diff", "confusion"),
+    *("promote", "rollback", "select", "train", "render"),
+    *("evaluate", "view", "report", "weights", "schema", "demo", "demo-model"),
 )
 
 

@@ -1,0 +1,46 @@
+"""`condinst plan --check`: whether the model opens, and whether images can be segmented with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from jobs.errors import JobError, one_line
+from jobs.try_job import here
+from pipeline.decode import decode
+from pipeline.inputs import Inputs
+from pipeline.records import ImageRef, InputRejected
+from pipeline.settings import SegmentSettings
+from pipeline.weights import detect_config, load_model
+
+IMAGES = 10
+
+
+def check_model(settings: SegmentSettings, sample: Sequence[ImageRef], console: Console) -> None:
+    """Open the model and segment ten inputs of a sample on this machine.
+
+    Raises WeightsError, StoreError when they cannot be had, JobError when none of the inputs can be read.
+    """
+    settings = here(settings)
+    began = time.monotonic()
+    model = load_model(settings)
+    detect = detect_config(model, settings)
+    console.print(f"checked: the model opens ({time.monotonic() - began:.1f} s)", highlight=False)
+    inputs, good = Inputs(settings.sources), 0
+    chosen = sample[:: max(1, len(sample) // IMAGES)][:IMAGES]
+    for ref in chosen:
+        began = time.monotonic()
+        try:
+            data, _ = inputs.fetch(ref, settings.limits.bytes)
+            image = decode(data, settings.limits)
+        except InputRejected as rejected:
+            said = f"{rejected.status.value}: {rejected.reason}"
+        else:
+            found = model.predict_prepared([model.prepare(image)], detect)[0]
+            good += 1
+            said = f"{len(found):,} instances, {time.monotonic() - began:.1f} s"
+        console.print(f"checked: {one_line(ref.image_id)}: {said}", markup=False, highlight=False)
+    if chosen and not good:
+        raise JobError(f"none of {len(chosen)} inputs that were tried can be segmented; see why above")

@@ -1,0 +1,155 @@
+"""`condinst submit`: a spec becomes a job of a Ray cluster, once, however often it is submitted.
+
+The id of a submission is the job's name and a fingerprint of the whole spec. A cluster gives an id once, so
+two submitters at a time start one job. What failed or was stopped is started again as `<id>-2`, `<id>-3`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from jobs.cluster_jobs import JobServer, attempt_id, last_attempt
+from jobs.conventions import JobSpec
+from jobs.errors import JobError
+from jobs.stopping import GRACE_SECONDS
+
+COMMANDS = {"segment": "run", "train": "train"}
+"""What a cluster runs for each kind of spec."""
+SPEC_NAME = "job.yaml"
+PLACES = ("uri", "annotations", "weights", "backbone_weights")
+"""Keys of a spec that hold a path or a URI."""
+ATTEMPTS = 1000
+STOP_SECONDS = GRACE_SECONDS + 5
+"""How long Ray waits between SIGTERM and SIGKILL; its own 3 s would cut off the shards in work."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A spec on its way to a cluster: places absolute, defaults left out, the same text for the same job."""
+
+    name: str
+    kind: str
+    output: str
+    text: str
+    """The spec as YAML, whole: nothing is left to extend or to fill in."""
+    driver: tuple[int, float] | None = None
+    """CPUs and GPUs of the job's own process, where that does the work; None where workers do."""
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Submission:
+        """What is submitted for a checked spec."""
+        document = _placed(spec.model_dump(mode="json", exclude_defaults=True, exclude={"extends"}))
+        text = yaml.safe_dump(document, sort_keys=True, allow_unicode=True)
+        # Training without workers is one process: Ray puts it where it has its cores and GPUs.
+        own = None if getattr(spec, "workers", None) else getattr(spec, "resources", None)
+        driver = None if own is None else (own.cpus, max(own.gpus, getattr(spec, "device", "") == "cuda"))
+        output = str(document["output"]["uri"])
+        return cls(spec.name, spec.kind, output, text, driver)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of everything that the spec says."""
+        return hashlib.sha256(json.dumps(yaml.safe_load(self.text), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def id(self) -> str:
+        """The submission id of its first attempt."""
+        return f"{self.name}-{self.fingerprint[:12]}"
+
+    @property
+    def entrypoint(self) -> str:
+        """What the cluster runs. `exec`: the signal that stops the job reaches the run, not a shell."""
+        return f"exec condinst {COMMANDS[self.kind]} {SPEC_NAME} --require-version {version('condinst')}"
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the cluster keeps beside the job; no secrets."""
+        return {
+            "condinst": version("condinst"),
+            "name": self.name,
+            "kind": self.kind,
+            "fingerprint": self.fingerprint,
+            "output": self.output,
+        }
+
+    def local_places(self) -> list[str]:
+        """Paths of files in the spec: every node of the cluster must see them."""
+        return sorted({p for p in _places(yaml.safe_load(self.text)) if "://" not in p and p != "demo"})
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a submission."""
+
+    id: str
+    """Of the attempt that counts."""
+    how: Literal["started", "running", "done"]
+    """Started now, at work already, or done before: then nothing was started."""
+
+
+def submit(server: JobServer, submission: Submission, *, again: bool = False) -> Submitted:
+    """Start a job unless it is at work or done; `again` also starts what is done.
+
+    Raises ClusterError when the cluster cannot be asked; submit again then: it starts nothing twice.
+    """
+    base = submission.id
+    for _ in range(ATTEMPTS):
+        last = last_attempt(base, [str(job.submission_id) for job in server.all()])
+        if last:
+            standing = attempt_id(base, last)
+            if (state := _state(server, standing)) == "running" or (state == "done" and not again):
+                return Submitted(standing, state)
+        fresh = attempt_id(base, last + 1)
+        if start(server, submission, fresh):
+            return Submitted(fresh, "started")
+    raise JobError(f"{base}: {ATTEMPTS} other submitters took the next id first; submit again")
+
+
+def _state(server: JobServer, submission_id: str) -> Literal["running", "done", "failed"]:
+    found = server.find(submission_id)
+    if found is None:  # deleted since it was listed
+        return "failed"
+    if not found.status.is_terminal():
+        return "running"
+    return "done" if found.status.value == "SUCCEEDED" else "failed"
+
+
+def start(server: JobServer, submission: Submission, submission_id: str) -> bool:
+    """Start a submission under an id; False when a job has it already. Raises ClusterError."""
+    with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
+        (Path(folder) / SPEC_NAME).write_text(submission.text)
+        runtime_env: dict[str, object] = {
+            "working_dir": folder,
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+        }
+        given = (submission.entrypoint, runtime_env, submission.metadata, submission.driver)
+        return server.submit(submission_id, *given)
+
+
+def _placed(value: Any, key: str = "") -> Any:
+    """The same document with absolute paths: a cluster's nodes run in other folders."""
+    if isinstance(value, Mapping):
+        return {name: _placed(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_placed(item, key) for item in value]
+    if key in PLACES and isinstance(value, str) and "://" not in value and value != "demo":
+        return os.path.abspath(os.path.expanduser(value))
+    return value
+
+
+def _places(value: Any, key: str = "") -> list[str]:
+    if isinstance(value, Mapping):
+        return [place for name, item in value.items() for place in _places(item, str(name))]
+    if isinstance(value, list):
+        return [place for item in value for place in _places(item, key)]
+    return [value] if key in PLACES and isinstance(value, str) else []

@@ -1,0 +1,113 @@
+"""A Ray cluster of several nodes on this machine, each of processes of its own, with token authentication."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
+LOG = "start.log"
+START_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A running cluster."""
+
+    address: str
+    """Of its job server."""
+    environment: dict[str, str]
+    """With what a client reaches it."""
+    metrics: str
+    """Where the head's node hands out its metrics."""
+
+
+@contextmanager
+def nodes(workers: int = 2, cpus: int = 2) -> Iterator[Nodes]:
+    """A head without CPUs for work, and so many nodes that have some. Ends the processes it started."""
+    folder = Path(tempfile.mkdtemp(prefix="rn-", dir="/tmp"))
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_TMPDIR": str(folder),
+        "OMP_NUM_THREADS": "1",
+    }
+    gcs, dashboard, client, metrics, *agents = free_ports(5 + workers)
+    common = ["--object-store-memory", str(80 * 2**20), "--disable-usage-stats", "--block"]
+    head = ["--head", "--port", str(gcs), "--dashboard-port", str(dashboard), "--num-cpus", "1"]
+    head += ["--ray-client-server-port", str(client), "--metrics-export-port", str(metrics)]
+    joined = ["--address", f"127.0.0.1:{gcs}", "--num-cpus", str(cpus)]
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        # One after another: two that start at a time on one machine choose the same ports.
+        for arguments, agent in zip((head, *[joined] * workers), agents, strict=True):
+            # Its own port, too: a node whose agent finds its port taken, by another cluster, takes no jobs.
+            own = ["--dashboard-agent-listen-port", str(agent)]
+            started.append(_start(folder, environment, [*arguments, *own, *common]))
+            _wait_for(len(started), started[-1], folder / LOG)
+        yield Nodes(f"http://127.0.0.1:{dashboard}", environment, f"http://127.0.0.1:{metrics}/metrics")
+    finally:
+        for process in started:
+            end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that it started, by their ids."""
+    with_children = []
+    if psutil.pid_exists(process.pid):
+        parent = psutil.Process(process.pid)
+        with_children = [*parent.children(recursive=True), parent]
+    for one in with_children:
+        try:
+            one.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait(20)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _start(folder: Path, environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[bytes]:
+    with (folder / LOG).open("ab") as log:
+        return subprocess.Popen(
+            [BIN / "ray", "start", *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+def _wait_for(count: int, last: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until so many nodes have said that they run."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and last.poll() is None:
+        if log.read_text().count("Ray runtime started.") >= count:
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"node {count} did not start: {log.read_text()[-2000:]}")
