@@ -299,6 +299,18 @@ def test_training_runs_where_its_gpu_is(tmp_path: Path) -> None:
     assert limits == {"cpu": "4", "memory": "9216Mi", "nvidia.com/gpu": "1"}
 
 
+def test_training_with_workers_has_a_pod_each(tmp_path: Path) -> None:
+    text = (ROOT / "examples" / "train-kernels.yaml").read_text()
+    more = "device: cuda\nworkers: {count: 4, cpus: 2, gpus: 1}\nresources: {memory: 8Gi, spot: true}\n"
+    found = of(tmp_path, more, text=text)
+    assert "entrypointNumGpus" not in found["RayJob"]["spec"]
+    assert cluster(found)["headGroupSpec"]["rayStartParams"]["num-cpus"] == "1"
+    assert worker(found)["replicas"] == 4
+    limits = worker(found)["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits == {"cpu": "2", "memory": "9216Mi", "nvidia.com/gpu": "1"}
+    assert worker(found)["template"]["spec"]["affinity"]
+
+
 def test_paths_on_disk_are_told_of() -> None:
     notes = render(ROOT / "examples" / "mushrooms.yaml").notes
     assert [note.split(" is a path")[0] for note in notes] == [
