@@ -2,6 +2,7 @@
 # A Ray cluster of several nodes on this machine, each a process of its own, with a token:
 #
 #   deploy/local.sh up 2        a head, and two nodes of one CPU each (CPUS=n for more)
+#   deploy/local.sh add         one more node, while it runs
 #   deploy/local.sh env         what to export to reach it: eval "$(deploy/local.sh env)"
 #   deploy/local.sh down        ends what `up` started, and nothing else
 #
@@ -40,10 +41,13 @@ up() {
   # One CPU: the one that Ray Data needs beside its pool of workers.
   node head --head --node-ip-address=127.0.0.1 --port="$port" --num-cpus=1 --num-gpus=0 \
     --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --temp-dir="$cluster/ray"
+  for _ in $(seq "$1"); do add; done
+}
+
+add() {
   local number
-  for number in $(seq "$1"); do
-    node "node-$number" --address="127.0.0.1:$port" --node-ip-address=127.0.0.1 --num-cpus="${CPUS:-1}"
-  done
+  number=$(find "$cluster" -name 'node-*.pid' | wc -l)
+  node "node-$((number + 1))" --address="127.0.0.1:$port" --node-ip-address=127.0.0.1 --num-cpus="${CPUS:-1}"
 }
 
 down() {
@@ -59,13 +63,14 @@ down() {
 
 case ${1:-} in
 up) up "${2:-2}" ;;
+add) add ;;
 env)
   echo "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$cluster/token"
   echo "export RAY_ADDRESS=127.0.0.1:$port RAY_API_SERVER_ADDRESS=http://127.0.0.1:$dashboard"
   ;;
 down) down ;;
 *)
-  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 2
   ;;
 esac

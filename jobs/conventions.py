@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from jobs.cron import parse_cron
 from jobs.quantities import SIZE_PATTERN, TIME_PATTERN, seconds, size
@@ -125,8 +133,8 @@ class ResourcesSection(Section):
     )
     memory: Size | None = Field(
         default=None,
-        description="Memory of each worker, for example `16Gi`: what Ray reserves, and what its pod gets. "
-        "Default: Ray reserves none, a pod gets `4Gi` for each worker.",
+        description="Memory of each worker, for example `16Gi`: what Ray reserves. A rendered pod has 1 GiB "
+        "more, for Ray. Default: Ray reserves none, a pod has `4Gi` for each worker.",
     )
     accelerator: str | None = Field(
         default=None,
@@ -181,6 +189,14 @@ class WorkersSection(ResourcesSection):
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _one_number_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is written, in `job.json` for one, can be read again."""
+        written: dict[str, Any] = write(self)
+        if self.min is not None:
+            written.pop("count", None)
+        return written
 
     @property
     def least(self) -> int:

@@ -40,6 +40,8 @@ A job is one YAML file:
 - `--set key.path=value` changes a value from the command line, read as YAML: `--set workers.count=8`,
   `--set 'input.include=["*.png"]'`; a number steps into a list: `--set input.0.uri=photos`.
 - Relative folders start at the current folder, where the command is run.
+- `extends: base.yaml` takes the rest from another file. `${{NAME}}` and `{{{{ date }}}}` are filled in
+  in stated places: [deploy.md](deploy.md#shared-settings).
 - No secrets: credentials come from the environment, a profile or the machine's role.
 """
 
@@ -56,8 +58,10 @@ OPERATION = """\
 
 One output holds the rows of one kind of settings. The weights file, `model.*`, `precision`, `limits.pixels`,
 `limits.bytes`, `batch.images`, whether there is a GPU, and, without one, `workers.cpus` (a worker's threads)
-change rows, if only by rounding: a rerun with others is refused and says what differs. `workers.count` may
-change between runs.
+change rows, if only by rounding: a rerun with others is refused and says what differs.
+All else may change between runs: the other `workers.*`, `timeout`, `retries`, `max_failed`, `schedule`,
+`env`, `secrets`, `notify`, `kubernetes`, prices and budgets.
+
 The input is listed once, when the job first runs, and cut into shards then: later runs keep to that list. An
 input of `mode: new` is listed by each run, and what is new is appended ([schedule.md](schedule.md)); inputs
 may then be added, at the end of the list.

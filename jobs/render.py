@@ -50,6 +50,11 @@ def render(path: Path, overrides: Sequence[str] = (), target: Target = "kuberay"
     """
     spec = load_job(path, overrides, Surroundings(keep_date=True))
     job = Job.of(spec)
+    if job.resources.accelerator and not job.resources.node_selector:
+        raise Refused(
+            f"accelerator: which nodes have a GPU {job.resources.accelerator} is for you to say; give their "
+            "label as node_selector beside it"
+        )
     spec_map = config_map(job, {SPEC_FILE: _portable(spec)})
     rayjob = _rayjob_spec(job, spec_map["metadata"]["name"])
     if target == "cronjob":

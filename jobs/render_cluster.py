@@ -14,6 +14,8 @@ HEAD_CPUS, HEAD_MEMORY = "2", "4Gi"
 SUBMITTER_CPUS, SUBMITTER_MEMORY = "250m", "1Gi"
 WORKER_MEMORY = "4Gi"
 """Of each worker, where the spec says nothing: twice what the demo model takes with two shards in work."""
+OWN_MEMORY = 2**30
+"""Bytes of a worker's pod for Ray itself: its daemons and its shared memory."""
 OBJECT_STORE = 128 * 2**20
 """Bytes: only shard ids and reports cross it."""
 GRACE = 60
@@ -76,8 +78,12 @@ def _head(job: Job, spec_map: str, grows: bool) -> Manifest:
 def _workers(job: Job, spec_map: str) -> Manifest:
     each = job.workers_a_pod
     memory = size(job.resources.memory or WORKER_MEMORY) * each
-    limits = _resources(str(job.cpus * each), f"{-(-memory // 2**20)}Mi")
-    parameters = {"num-cpus": str(job.cpus * each), "object-store-memory": str(OBJECT_STORE)}
+    limits = _resources(str(job.cpus * each), f"{-(-(memory + OWN_MEMORY) // 2**20)}Mi")
+    parameters = {
+        "num-cpus": str(job.cpus * each),
+        "memory": str(memory),
+        "object-store-memory": str(OBJECT_STORE),
+    }
     if job.gpus:
         gpus = str(1 if job.gpus < 1 else int(job.gpus))
         parameters["num-gpus"] = gpus

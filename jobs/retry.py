@@ -146,7 +146,10 @@ class _Retrying:
         workers = 0 if self.wanted.local else min(self.spec.workers.most, len(shards))
         total = sum(chosen[shard] for shard in shards)
         drive = Drive(self.store, self.settings, shards, workers, Tally(), total, self.console, retry)
-        drive.least, drive.limits = self.spec.workers.least, Limits.of(self.spec)
+        drive.least, drive.limits = (
+            self.spec.workers.least,
+            Limits.of(self.spec).after(Tally.of(before.values()), self.settings.gpus),
+        )
         drive.count = lambda result: _redone(result, before[result.shard], chosen[result.shard], self.wanted)
         return {**drive.run(), "retry": sorted(self.wanted.statuses)}
 

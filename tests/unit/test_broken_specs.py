@@ -92,7 +92,7 @@ BROKEN = {
     "a namespace": ("timeout: 6h", "kubernetes: {namespace: My_Farm}", "7:25: kubernetes.namespace: expected a Kubernetes name: at most 63 small letters, digits and dashes"),
     "an image": ("timeout: 6h", 'kubernetes: {image: "a b"}', "7:21: kubernetes.image: expected a container image such as registry.example.com/condinst:1.0"),
     # YAML
-    "a tab": ("timeout: 6h", "timeout:\t6h", "7:9: not valid YAML: found character '\\\\t' that cannot start any token"),
+    "a tab": ("timeout: 6h", "timeout:\t6h", "7:9: not valid YAML: found character '\\t' that cannot start any token"),
     "a key twice": ("timeout: 6h", "timeout: 6h\ntimeout: 7h", "8:1: timeout: the key stands twice; first on line 7"),
 }  # fmt: skip
 

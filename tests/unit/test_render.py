@@ -142,11 +142,11 @@ def test_a_change_of_the_spec_changes_the_maps_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("workers", "pods", "cpus", "gpus", "memory"),
     [
-        ("{count: 5, gpus: 0.5, cpus: 3, memory: 2Gi}", (3, 3, 3), "6", "1", "4096Mi"),
-        ("{count: 2, gpus: 2, cpus: 8}", (2, 2, 2), "8", "2", "4096Mi"),
-        ("{count: 2, gpus: 0.7}", (2, 2, 2), "1", "1", "4096Mi"),
-        ("{min: 3, max: 10, gpus: 0.25, cpus: 1}", (1, 1, 3), "4", "1", "16384Mi"),
-        ("{min: 3, max: 10, memory: 1G}", (3, 3, 10), "1", None, "954Mi"),
+        ("{count: 5, gpus: 0.5, cpus: 3, memory: 2Gi}", (3, 3, 3), "6", "1", "5120Mi"),
+        ("{count: 2, gpus: 2, cpus: 8}", (2, 2, 2), "8", "2", "5120Mi"),
+        ("{count: 2, gpus: 0.7}", (2, 2, 2), "1", "1", "5120Mi"),
+        ("{min: 3, max: 10, gpus: 0.25, cpus: 1}", (1, 1, 3), "4", "1", "17408Mi"),
+        ("{min: 3, max: 10, memory: 1G}", (3, 3, 10), "1", None, "1978Mi"),
     ],
 )
 def test_pods_hold_whole_gpus(
@@ -160,6 +160,8 @@ def test_pods_hold_whole_gpus(
     assert (resources["limits"]["cpu"], resources["limits"].get("nvidia.com/gpu")) == (cpus, gpus)
     assert resources["limits"]["memory"] == memory
     assert group["rayStartParams"]["num-cpus"] == cpus
+    # What Ray hands out leaves a GiB of the pod for Ray.
+    assert int(group["rayStartParams"]["memory"]) <= (int(memory.removesuffix("Mi")) - 1024) * 2**20
     assert cluster(found)["enableInTreeAutoscaling"] is (pods[1] < pods[2])
 
 
@@ -266,6 +268,13 @@ def test_the_schedule_is_as_the_spec_says(tmp_path: Path) -> None:
     assert {**skip, "jobTemplate": None} == {**queue, "jobTemplate": None}
 
 
+def test_a_type_of_gpu_needs_its_nodes_label(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="accelerator: which nodes have a GPU L4"):
+        of(tmp_path, "workers: {gpus: 1, accelerator: L4}\n")
+    found = of(tmp_path, "workers: {gpus: 1, accelerator: L4, node_selector: {gpu: l4}}\n")
+    assert worker(found)["template"]["spec"]["nodeSelector"] == {"gpu": "l4"}
+
+
 def test_training_runs_where_its_gpu_is(tmp_path: Path) -> None:
     text = (ROOT / "examples" / "train-kernels.yaml").read_text()
     found = of(tmp_path, "device: cuda\nthreads: 4\nresources: {memory: 8Gi}\n", text=text)
@@ -274,7 +283,7 @@ def test_training_runs_where_its_gpu_is(tmp_path: Path) -> None:
     assert (spec["entrypointNumCpus"], spec["entrypointNumGpus"]) == (4, 1)
     assert cluster(found)["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     limits = worker(found)["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert limits == {"cpu": "4", "memory": "8192Mi", "nvidia.com/gpu": "1"}
+    assert limits == {"cpu": "4", "memory": "9216Mi", "nvidia.com/gpu": "1"}
 
 
 def test_paths_on_disk_are_told_of() -> None:

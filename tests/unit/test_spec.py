@@ -169,6 +169,15 @@ def test_examples_are_good_specs(path: Path) -> None:
     assert isinstance(load(path, (), kind), kind)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_what_is_written_of_a_spec_can_be_read_again(path: Path) -> None:
+    """As `condinst retry` reads it from `job.json`."""
+    kind = TrainSpec if path.name.startswith("train-") else SegmentSpec
+    spec = load(path, (), kind)
+    written = json.loads(json.dumps(spec.model_dump(mode="json")))
+    assert kind.model_validate(written).model_dump() == spec.model_dump()
+
+
 def test_the_example_of_the_reference_is_good() -> None:
     assert load_text(EXAMPLE, "example").workers.count == 2
 
