@@ -19,6 +19,8 @@ from jobs.cron_times import fires, next_fire
 from jobs.errors import ExitCode, JobError
 from jobs.schedule_state import OPEN, Run, Schedule, ScheduleState
 
+ON_TIME = timedelta(minutes=1)
+"""A moment that is seen so late is not missed."""
 DEATHS = 3
 """How often a run that ended without saying so is begun anew, at least."""
 FINAL = (
@@ -121,7 +123,7 @@ class Scheduler:
         with self._state.together():
             for moment in missed:
                 self._state.add(entry.name, moment, "missed", "nobody served it; a later one stands for it")
-            if now - last > self._catch_up:
+            if now - last > max(self._catch_up, ON_TIME):
                 self._state.add(entry.name, last, "missed", "nobody served it in time")
             else:
                 self._state.add(entry.name, last, "due")

@@ -55,7 +55,7 @@ def serve(
     try:
         late = timedelta(seconds=0 if catch_up == "0s" else seconds(catch_up))
     except ValueError as error:
-        raise JobError(f"--catch-up {catch_up}: {error}, or 0s for never") from None
+        raise JobError(f"--catch-up {catch_up}: {error}, or 0s") from None
     serve_specs(specs, state, address, late)
 
 

@@ -34,7 +34,7 @@ class RunMetrics:
         self._workers = Gauge("condinst_workers", "Workers asked for.", tag_keys=("output",))
         self._output, self._all = output, len(shards)
         self._states = dict.fromkeys(STATES, 0) | {"pending": len(shards)}
-        self._workers.set(workers, {"output": output})
+        self._asked = workers
         self._show()
 
     def add(self, result: ShardResult) -> None:
@@ -53,8 +53,7 @@ class RunMetrics:
 
     def end(self) -> None:
         """Nothing is pending any more, nobody works."""
-        self._states["pending"] = 0
-        self._workers.set(0, {"output": self._output})
+        self._states["pending"] = self._asked = 0
         self._show()
 
     def _count(self, counter: Any, value: float, **labels: str) -> None:
@@ -62,5 +61,7 @@ class RunMetrics:
             counter.inc(value, labels)
 
     def _show(self) -> None:
+        """Set every gauge: Ray's agent forgets those that are not set for a while."""
+        self._workers.set(self._asked, {"output": self._output})
         for state, number in self._states.items():
             self._shards.set(number, {"output": self._output, "state": state})

