@@ -1,0 +1,72 @@
+"""Whether tiling changes anything: a generated orthomosaic segmented whole and in windows of several sizes.
+
+`make bench BENCH=seams`, or `python -m tests.bench.seams 2048` for another side in pixels; from 8192 on the
+reference is not the whole raster, which does not fit, but the largest windows. The figures are those of
+`condinst evaluate --seams`; the command is the installed one.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from jobs.scenes import write_mosaic
+from tests.bench import harness
+
+SIDE = 4096
+TILINGS = ((512, 128), (768, 128), (1024, 128), (512, 192), (768, 192), (1024, 256))
+COMMAND = Path(sys.executable).with_name("condinst")
+SPEC = """
+kind: segment
+name: seams
+input: {{uri: {folder}, include: "*.tif"}}
+model: {{weights: demo, score_threshold: 0.3, max_instances: 10000, pre_nms_top_k: 100000}}
+output: {{uri: {output}}}
+tiling: {{size: {size}, overlap: {overlap}}}
+batch: {{images: 1}}
+shards: {{images: 16}}
+workers: {{count: 1, cpus: 2}}
+"""
+
+
+def segment(folder: Path, size: int, overlap: int) -> tuple[Path, float]:
+    """One tiling of the mosaic, and its seconds."""
+    output, spec = folder / f"{size}-{overlap}", folder / f"{size}-{overlap}.yaml"
+    spec.write_text(SPEC.format(folder=folder / "in", output=output, size=size, overlap=overlap))
+    start = time.perf_counter()
+    subprocess.run([COMMAND, "run", spec, "--local"], check=True, stdout=subprocess.DEVNULL)
+    return output, time.perf_counter() - start
+
+
+def compare(output: Path, reference: Path, folder: Path) -> dict[str, object]:
+    figures = folder / "figures.json"
+    command = [COMMAND, "evaluate", output, "--seams", reference, "--json", figures]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    said = json.loads(figures.read_text())
+    shares = {name: round(said[name], 5) for name in ("matched", "duplicates", "excess", "lack")}
+    return {**shares, "instances": said["tiled"]["instances"], "reference": said["reference"]["instances"]}
+
+
+def main() -> None:
+    side = int(sys.argv[1]) if len(sys.argv) > 1 else SIDE
+    reference_size = side if side < 8192 else 2048
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="seams-") as scratch:
+        folder = Path(scratch)
+        write_mosaic(folder / "in" / "ortho.tif", 17, side, side)
+        reference, seconds = segment(folder, reference_size, 0 if reference_size == side else 256)
+        print(f"reference of {reference_size} pixels: {seconds:.0f} s", file=sys.stderr)
+        for size, overlap in TILINGS:
+            output, seconds = segment(folder, size, overlap)
+            found = compare(output, reference, folder)
+            results[f"{size}/{overlap}"] = {**found, "seconds": round(seconds, 1)}
+            print(f"{size} px, {overlap} shared: {results[f'{size}/{overlap}']}", file=sys.stderr, flush=True)
+    harness.report("seams", None, {"side": side, "reference": reference_size, "tilings": results})
+
+
+if __name__ == "__main__":
+    main()
