@@ -1,0 +1,92 @@
+"""What is submitted for a spec: the same id for the same job, everything absolute, nothing secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.check import load_job
+from jobs.cluster_jobs import ADDRESS_VARIABLES, JobServer, attempt_id, last_attempt
+from jobs.errors import JobError
+from jobs.submit import Submission
+
+SPEC = """
+kind: segment
+name: fields
+input: {uri: photos, include: "*.jpg"}
+model: {weights: demo}
+output: {uri: "s3://masks/fields"}
+"""
+
+
+def submission(folder: Path, text: str = SPEC, *overrides: str) -> Submission:
+    path = folder / "job.yaml"
+    path.write_text(text)
+    return Submission.of(load_job(path, overrides))
+
+
+def test_the_same_job_has_the_same_id_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = submission(tmp_path)
+    assert plain.id.startswith("fields-")
+    stated = submission(tmp_path, SPEC + "shards: {images: 1000}\nworkers: {count: 1, gpus: 0}\n")
+    assert stated.id == plain.id, "a default that is stated is no other job"
+    turned = submission(tmp_path, "\n".join(reversed(SPEC.strip().splitlines())))
+    assert turned.id == plain.id
+    (tmp_path / "base.yaml").write_text("model: {weights: demo}\noutput: {uri: 's3://masks/fields'}\n")
+    short = "\n".join(line for line in SPEC.splitlines() if not line.startswith(("model", "output")))
+    assert submission(tmp_path, short + "\nextends: base.yaml\n").id == plain.id
+    for change in ("name=other", "shards.images=7", "output.uri=s3://masks/more", "workers.count=2"):
+        assert submission(tmp_path, SPEC, change).id != plain.id, change
+
+
+def test_the_spec_that_is_sent_is_whole_and_read_back_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sent = submission(tmp_path)
+    assert yaml.safe_load(sent.text)["input"][0]["uri"] == str(tmp_path / "photos")
+    assert sent.local_places() == [str(tmp_path / "photos")]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert submission(elsewhere, sent.text).id == sent.id
+    assert sent.metadata["output"] == "s3://masks/fields"
+    assert sent.driver is None
+
+
+def test_names_of_secrets_are_sent_and_no_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", "https://hooks.example.com/very-secret")
+    sent = submission(
+        tmp_path, SPEC + "secrets: [HOOK]\nnotify: {webhook_secret: HOOK}\nenv: {AWS_REGION: eu-north-1}\n"
+    )
+    assert "very-secret" not in sent.text + str(sent.metadata) + sent.entrypoint
+    assert "HOOK" in sent.text
+
+
+@given(st.lists(st.integers(1, 12), max_size=6), st.text("ab-0123456789", min_size=1, max_size=8))
+def test_the_last_attempt_is_found_among_other_jobs(attempts: list[int], other: str) -> None:
+    base = "fields-0123456789ab"
+    known = [attempt_id(base, number) for number in attempts]
+    noise = [f"x{base}", f"{base}x", f"{base}-{other}x", "raysubmit_abc", f"other-{base}-3"]
+    assert last_attempt(base, [*known, *noise]) == max(attempts, default=0)
+
+
+@pytest.mark.parametrize("address", ["head:8265", "ftp://head", "http://", "http://user:pw@head:8265"])
+def test_what_is_no_address_is_refused_before_anything_is_asked(address: str) -> None:
+    with pytest.raises(JobError, match="--address") as caught:
+        JobServer(address)
+    assert "pw@" not in str(caught.value)
+
+
+def test_without_an_address_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ADDRESS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(JobError, match="missing; give the cluster's job server"):
+        JobServer()
