@@ -30,23 +30,25 @@ READ = """
 const done = arguments[arguments.length - 1];
 const pane = viewer.looking.panes[0];
 const canvas = pane.element.querySelector("canvas.masks");
-const digest = async () => {
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+const digest = async (x, y, width, height) => {
+  const { data } = canvas.getContext("2d").getImageData(x, y, width, height);
   const bits = new Uint8Array(data.length / 4);
   for (let at = 0; at < bits.length; at++) bits[at] = data[4 * at + 3] > 0 ? 1 : 0;
   const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bits));
   return [...hash].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 };
+const whole = () => digest(0, 0, canvas.width, canvas.height);
 (async () => {
   const settings = pane.settings;
   const found = { size: [canvas.height, canvas.width], ids: pane.instances.map((i) => i.id), each: [] };
   settings.only = false;
   pane.update();
-  found.all = await digest();
+  found.all = await whole();
   settings.only = true;
   for (const instance of pane.instances) {
     pane.select(instance.index);
-    found.each.push(await digest());
+    const { index, x, y, width, height } = instance;
+    found.each.push(index % 10 ? await digest(x, y, width, height) : await whole());
   }
   settings.only = false;
   pane.select(-1);
@@ -113,7 +115,7 @@ def served(*outputs: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tables.Run:
     folder = tmp_path_factory.mktemp("real")
-    return segment(real_images(data_dir, folder / "photographs"), str(folder / "sure"), score=0.05)
+    return segment(real_images(data_dir, folder / "photographs"), str(folder / "sure"), max_instances=60)
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +156,14 @@ def test_drawn_masks_are_the_tables_rle_pixel_for_pixel_on_real_images(seen: See
         own = [row for row in rows if row["image_id"] == image["image_id"]]
         assert drawn["ids"] == [row["instance_id"] for row in own]
         union = np.zeros(drawn["size"], np.uint8)
-        for row, digest in zip(own, drawn["each"], strict=True):
+        for number, (row, digest) in enumerate(zip(own, drawn["each"], strict=True)):
             frame = np.zeros_like(union)
-            mask = row["mask"]
-            crop = tables.crop(row)
+            mask, crop = row["mask"], tables.crop(row)
             frame[mask["y"] : mask["y"] + mask["height"], mask["x"] : mask["x"] + mask["width"]] = crop
             union |= frame
-            assert digest == hashlib.sha256(frame.tobytes()).hexdigest(), (image["image_id"], row)
+            # Every tenth is compared over the whole canvas, the others over their crop.
+            expected = crop.astype(np.uint8) if number % 10 else frame
+            assert digest == hashlib.sha256(expected.tobytes()).hexdigest(), (image["image_id"], row)
             compared += 1
         assert drawn["all"] == hashlib.sha256(union.tobytes()).hexdigest()
     assert compared == len(rows) > 200
