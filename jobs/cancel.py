@@ -7,6 +7,7 @@ import time
 from rich.console import Console
 
 from jobs.lookout import CANCEL_SECONDS
+from jobs.outputs import stages
 from jobs.resolve import standing_job
 from jobs.status import SILENT_SECONDS
 from jobs.stopping import GRACE_SECONDS
@@ -27,7 +28,8 @@ def cancel_job(target: str, options: StoreOptions, console: Console | None = Non
     if standing_job(Ledger(store)) is None:
         raise no_job(store)
     request_cancel(store)
-    alive = [sign for sign in read_signs(store) if time.time() - sign.time < SILENT_SECONDS]
+    signs = [sign for stage in stages(store) for sign in read_signs(stage)]
+    alive = [sign for sign in signs if time.time() - sign.time < SILENT_SECONDS]
     if alive:
         seconds = CANCEL_SECONDS + GRACE_SECONDS
         what = f"cancel requested: {len(alive)} workers gave a sign of late; they end within {seconds:.0f} s"

@@ -27,6 +27,7 @@ from pipeline.manifest import load_plans
 from pipeline.retry import committed_images
 from pipeline.signs import PATIENCE, ShardSign, WorkerSign, read_signs
 from pipeline.storage import Store, StoreError, StoreOptions
+from pipeline.tiled.planning import open_windows
 
 WINDOW = 60.0
 """Seconds over which a worker's rate is taken."""
@@ -63,9 +64,13 @@ class Seen:
         job = standing_job(Ledger(store))
         if job is None:
             raise no_job(store)
-        plans = load_plans(store)
+        plans, name = load_plans(store), str(job.get("name", "?"))
+        windows = [plan.windows for plan in plans if plan.windows is not None]
+        if windows and Ledger(open_windows(store)).pending(windows):
+            # Of a tiled job: its first stage, where the time goes.
+            store, plans, name = open_windows(store), windows, f"{name}, windows"
         shards, images = sum(plan.shards for plan in plans), sum(plan.images for plan in plans)
-        return cls(store, str(job.get("name", "?")), shards, images)
+        return cls(store, name, shards, images)
 
     def look(self) -> None:
         """Read what has changed. Raises StoreError."""
