@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CEPH := ceph-mon ceph-mgr ceph-osd radosgw ceph-common
 
-.PHONY: setup demo demo-model test lint format bench ceph faults faults-planted
+.PHONY: setup demo demo-model test lint format bench browser ceph faults faults-planted
 
 setup: $(STAMP)
 
@@ -34,6 +34,11 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench.$(or $(BENCH),masks)
+
+# Debian's Chromium, for the tests of the viewer and the report; needs root.
+browser:
+	@dpkg -s chromium chromium-driver >/dev/null 2>&1 || { apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
 
 # Debian's packages of Ceph, whose gateway is the S3 service of the fault tests; needs root.
 ceph:

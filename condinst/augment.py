@@ -5,6 +5,7 @@ A mask is a crop with its place, so that an example of many instances stays smal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
+from condinst import rle
 from condinst.config import Part
 from condinst.preprocess import padded_size
 from condinst.targets import Target
@@ -33,6 +35,41 @@ class CropMask:
 
 
 @dataclass(frozen=True)
+class StoredMask:
+    """One instance as it is kept: a crop's COCO compressed RLE, opened once a view needs it."""
+
+    x: int
+    y: int
+    height: int
+    width: int
+    counts: bytes
+    category: int
+    """Class index."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(height, width) bool, decoded anew each time."""
+        return rle.decode(self.counts, self.height, self.width)
+
+    def opened(self) -> CropMask:
+        """The same with its pixels."""
+        return CropMask(self.x, self.y, self.mask, self.category)
+
+    def filled(self) -> StoredMask:
+        """Its filled box: all that a box alone tells."""
+        return replace(self, counts=rle.from_runs(np.array([0, self.height * self.width])))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image and its instances as they are kept."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    instances: tuple[StoredMask, ...]
+
+
+@dataclass(frozen=True)
 class Example:
     """An image and its instances."""
 
@@ -41,10 +78,13 @@ class Example:
     instances: tuple[CropMask, ...]
 
 
-def crop(example: Example, x: int, y: int, width: int, height: int, *, min_pixels: int = 16) -> Example:
+def crop(
+    example: Example | Labelled, x: int, y: int, width: int, height: int, *, min_pixels: int = 16
+) -> Example:
     """The window whose top left is x, y; it may reach past the right and bottom edge, which pads with black.
 
-    Instances of which fewer than `min_pixels` remain are left out.
+    Instances of which fewer than `min_pixels` remain are left out; stored ones are opened if their box meets
+    the window.
     """
     window = example.image[y : y + height, x : x + width]
     padding = ((0, height - window.shape[0]), (0, width - window.shape[1]), (0, 0))
@@ -52,12 +92,15 @@ def crop(example: Example, x: int, y: int, width: int, height: int, *, min_pixel
     return Example(np.pad(window, padding), tuple(m for m in kept if m is not None))
 
 
-def _crop_mask(m: CropMask, x: int, y: int, width: int, height: int, min_pixels: int) -> CropMask | None:
-    h, w = m.mask.shape
+def _crop_mask(
+    m: CropMask | StoredMask, x: int, y: int, width: int, height: int, min_pixels: int
+) -> CropMask | None:
+    h, w = (m.height, m.width) if isinstance(m, StoredMask) else m.mask.shape
     left, top = max(m.x, x), max(m.y, y)
     right, bottom = min(m.x + w, x + width), min(m.y + h, y + height)
     if right <= left or bottom <= top:
         return None
+    m = m.opened() if isinstance(m, StoredMask) else m
     part = m.mask[top - m.y : bottom - m.y, left - m.x : right - m.x]
     return trim(replace(m, x=left - x, y=top - y, mask=part), min_pixels)
 
@@ -125,11 +168,32 @@ def colour(example: Example, random: Random, strength: float = 0.25) -> Example:
     return replace(example, image=image.clip(0, 255).astype(np.uint8))
 
 
+def paste(example: Example, other: Example, chosen: Sequence[int], *, min_pixels: int = 16) -> Example:
+    """The example with some instances of another one of its size on top (Ghiasi et al., CVPR 2021).
+
+    What they cover is taken out of the masks below; those of which fewer than `min_pixels` stay visible are
+    left out.
+    """
+    over = np.zeros(example.image.shape[:2], bool)
+    taken = [other.instances[number] for number in chosen]
+    for m in taken:
+        over[m.y : m.y + m.mask.shape[0], m.x : m.x + m.mask.shape[1]] |= m.mask
+    below = (trim(replace(m, mask=m.mask & ~_window(over, m)), min_pixels) for m in example.instances)
+    image = np.where(over[:, :, None], other.image, example.image)
+    return Example(image, (*(m for m in below if m is not None), *taken))
+
+
+def _window(pixels: NDArray[np.bool_], m: CropMask) -> NDArray[np.bool_]:
+    return pixels[m.y : m.y + m.mask.shape[0], m.x : m.x + m.mask.shape[1]]
+
+
 class AugmentConfig(Part):
     """How training views are made of images."""
 
     size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] = 320
     """Edge of the square views the network learns from, network input pixels; a multiple of 32."""
+    more_sizes: tuple[Annotated[int, Field(ge=64, le=4096, multiple_of=32)], ...] = ()
+    """Other edges: each step draws one of them or `size` (multi-scale training)."""
     smallest_scale: Annotated[float, Field(gt=0, le=1)] = 0.75
     """Least factor by which a view is rescaled, on top of the model's own resize rule."""
     largest_scale: Annotated[float, Field(ge=1, le=10)] = 1.35
@@ -140,30 +204,43 @@ class AugmentConfig(Part):
     """Turn views by 0, 90, 180 or 270 degrees: for images without an up, as from the air."""
     colour: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Most change of brightness and contrast; half of it of each channel."""
+    copy_paste: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of views on which instances of another image's view are pasted; needs masks."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The edges that a step's views may have."""
+        return (self.size, *self.more_sizes)
 
 
-def random_view(example: Example, random: Random, config: AugmentConfig, base_scale: float = 1.0) -> Example:
-    """A square of `config.size` pixels: rescaled, cropped, flipped, turned and recoloured at random.
+def random_view(
+    example: Example | Labelled,
+    random: Random,
+    config: AugmentConfig,
+    base_scale: float = 1.0,
+    size: int | None = None,
+) -> Example:
+    """A square of `size` pixels: rescaled, cropped, flipped, turned and recoloured at random.
 
-    `base_scale` is what the model's resize rule does to the image.
+    `base_scale` is what the model's resize rule does to the image; `size` is by default `config.size`.
     """
-    size = config.size
+    size = size or config.size
     jitter = random.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))
     scale = base_scale * float(np.exp(jitter))
     height, width = example.image.shape[:2]
     span_h, span_w = min(height, round(size / scale)), min(width, round(size / scale))
     y, x = int(random.integers(height - span_h + 1)), int(random.integers(width - span_w + 1))
-    example = rescale(crop(example, x, y, span_w, span_h), scale)
+    view = rescale(crop(example, x, y, span_w, span_h), scale)
     if config.flip and random.random() < 0.5:
-        example = flip(example)
+        view = flip(view)
     for _ in range(int(random.integers(4)) if config.turns else 0):
-        example = turn(example)
-    return colour(crop(example, 0, 0, size, size), random, config.colour)
+        view = turn(view)
+    return colour(crop(view, 0, 0, size, size), random, config.colour)
 
 
-def boxes_only(example: Example) -> Example:
-    """The same with each mask replaced by its filled box: all that boxes alone tell."""
-    return replace(example, instances=tuple(replace(m, mask=np.ones_like(m.mask)) for m in example.instances))
+def random_paste(view: Example, other: Example, random: Random) -> Example:
+    """A view with a random part of another view's instances on top."""
+    return paste(view, other, np.flatnonzero(random.random(len(other.instances)) < 0.5).tolist())
 
 
 def to_box_target(example: Example) -> Target:

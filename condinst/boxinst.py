@@ -48,8 +48,8 @@ def colour_similarity(rgb: Tensor, valid: Tensor, kernel: int = 3, dilation: int
 
 
 def projection(probability: Tensor, boxes: Tensor) -> Tensor:
-    """Mean over (n, h, w) probabilities of the dice losses of their maxima along y and along x."""
-    return (dice(probability.amax(1), boxes.amax(1)) + dice(probability.amax(2), boxes.amax(2))).mean()
+    """(n,) sums of the dice losses of (n, h, w) probabilities' maxima along y and along x."""
+    return dice(probability.amax(1), boxes.amax(1)) + dice(probability.amax(2), boxes.amax(2))
 
 
 def pairwise(logits: Tensor, kernel: int = 3, dilation: int = 2) -> Tensor:

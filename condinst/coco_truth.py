@@ -1,4 +1,4 @@
-"""COCO annotations as training truth: crop masks, image by image, without a full-frame mask that stays."""
+"""COCO annotations as training truth: crops' RLE, image by image, found without a full-frame mask."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from condinst.augment import CropMask, trim
+from condinst import rle
+from condinst.augment import StoredMask
 
 
 class TruthError(ValueError):
@@ -25,7 +25,7 @@ class ImageTruth:
     file_name: str
     height: int
     width: int
-    instances: tuple[CropMask, ...]
+    instances: tuple[StoredMask, ...]
     boxes_only: bool
     """Whether an instance had no segmentation: its mask is then its filled box."""
 
@@ -65,8 +65,8 @@ def _image(
 
 def instance_of(
     annotation: Mapping[str, Any], height: int, width: int, index: Mapping[int, int]
-) -> CropMask | None:
-    """One annotation (polygons, RLE or only a box) as a crop mask; None if no pixel lies in the image.
+) -> StoredMask | None:
+    """One annotation (polygons, RLE or only a box) as a stored mask; None if no pixel lies in the image.
 
     `index` gives the class of a category id. Raises TruthError.
     """
@@ -79,32 +79,41 @@ def instance_of(
     if not segmentation:
         return _box(annotation, height, width, category)
     try:
-        mask = _decode(segmentation, height, width)
+        return _cut(_encoded(segmentation, height, width), height, width, category)
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise TruthError(f"annotation {annotation.get('id')}: bad segmentation ({error})") from None
-    return trim(CropMask(0, 0, mask, category))
 
 
-def _decode(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+def _encoded(segmentation: Any, height: int, width: int) -> bytes:
+    """The full frame's compressed RLE."""
     if isinstance(segmentation, list):
         polygons = [p for p in segmentation if len(p) >= 6]
         if not polygons:
-            return np.zeros((height, width), bool)
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+            return rle.from_runs(np.array([height * width]))
+        coded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, height, width)
+        coded = coco_mask.frPyObjects(segmentation, height, width)
     else:
-        rle = segmentation
-    if list(rle["size"]) != [height, width]:
-        raise ValueError(f"its size is {rle['size']}, the image's {[height, width]}")
-    decoded: NDArray[np.bool_] = coco_mask.decode(rle).astype(bool)
-    return decoded
+        coded = segmentation
+    if list(coded["size"]) != [height, width]:
+        raise ValueError(f"its size is {coded['size']}, the image's {[height, width]}")
+    counts = coded["counts"]
+    return counts.encode() if isinstance(counts, str) else bytes(counts)
 
 
-def _box(annotation: Mapping[str, Any], height: int, width: int, category: int) -> CropMask | None:
+def _cut(counts: bytes, height: int, width: int, category: int) -> StoredMask | None:
+    """The tight crop of a full frame's mask; None of an empty one."""
+    if not rle.area(counts):
+        return None
+    box = coco_mask.toBbox({"size": [height, width], "counts": counts})
+    x, y, w, h = (int(v) for v in box)
+    return StoredMask(x, y, h, w, rle.cut(counts, height, width, x, y, h, w), category)
+
+
+def _box(annotation: Mapping[str, Any], height: int, width: int, category: int) -> StoredMask | None:
     x, y, w, h = (float(v) for v in annotation["bbox"])
     left, top = max(0, round(x)), max(0, round(y))
     right, bottom = min(width, round(x + w)), min(height, round(y + h))
     if right <= left or bottom <= top:
         return None
-    return CropMask(left, top, np.ones((bottom - top, right - left), bool), category)
+    return StoredMask(left, top, bottom - top, right - left, b"", category).filled()

@@ -98,7 +98,7 @@ def evaluate(
     `max_dets` is the most detections of a class in an image that are looked at (COCO's is 100; dense images
     need more).
     """
-    listed = [_measured(r, kind) for r in results]
+    listed = [measured(r, kind) for r in results]
     with contextlib.redirect_stdout(io.StringIO()):
         predicted = truth.loadRes(listed) if listed else load_truth({**truth.dataset, "annotations": []})
         run = COCOeval(truth, predicted, kind)
@@ -109,7 +109,7 @@ def evaluate(
     return _metrics(run, truth, kind, max_dets, at)
 
 
-def _measured(result: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def measured(result: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     """A result whose area, by which it is sorted into sizes, is that of the kind measured."""
     drop = "bbox" if kind == "segm" else "segmentation"
     return {key: value for key, value in result.items() if key != drop}

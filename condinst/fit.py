@@ -1,32 +1,35 @@
-"""A plain training loop in one process: batches in, a trained model out.
+"""The training loop: batches in, a trained model out; in one process, or in several that share each step.
 
 With `torch.use_deterministic_algorithms(True)` and a fixed number of threads, the same at every run.
 """
 
 from __future__ import annotations
 
-import copy
-import math
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from condinst.config import Part
-from condinst.criterion import Criterion
+from condinst import parallel
+from condinst.config import STRIDES
+from condinst.criterion import Aim, Criterion, Totals
 from condinst.model import CondInst
+from condinst.optimizing import FitConfig, learning_rate
 from condinst.targets import Target
+from condinst.training import Training
+
+__all__ = ["Batch", "FitConfig", "fit", "learning_rate", "prefetch"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from."""
+    """What one step, or a part of it, learns from."""
 
     x: Tensor
     """(N, 3, H, W) network input."""
@@ -34,143 +37,167 @@ class Batch:
     """Ground truth of each image."""
     similarity: list[Tensor] | None = None
     """Each image's `boxinst.colour_similarity`, for the BoxInst loss only."""
+    draws: list[int] | None = None
+    """Each image's seed of what the losses choose at random. Default: PyTorch's generator."""
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         if device == self.x.device:
             return self
         similarity = [s.to(device) for s in self.similarity] if self.similarity is not None else None
-        return Batch(self.x.to(device), [t.to(device) for t in self.targets], similarity)
+        return Batch(self.x.to(device), [t.to(device) for t in self.targets], similarity, self.draws)
 
 
-class FitConfig(Part):
-    """How to train."""
+class Learner(nn.Module):
+    """A model and its losses as one module, so that `DistributedDataParallel` sees every weight used."""
 
-    steps: Annotated[int, Field(ge=1)] = 3000
-    """Optimiser steps."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW suits small models from scratch; SGD with momentum 0.9 is the papers'."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate, reached after the warm-up and followed by a cosine to a hundredth."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.02
-    """Applied to convolution weights, not to norms and biases."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 200
-    """Steps of linear warm-up from a thousandth."""
-    clip_norm: Annotated[float, Field(gt=0)] = 10.0
-    """Largest norm of the gradient."""
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the exponential moving average of the weights, which is what training returns."""
-    bfloat16: bool = True
-    """Convolutions in bfloat16 (autocast); weights and losses stay float32."""
-    checkpoint_steps: Annotated[int, Field(ge=1)] = 500
-    """Steps from one look at the averaged model to the next."""
+    def __init__(self, model: CondInst, criterion: Criterion, bfloat16: bool) -> None:
+        super().__init__()
+        self.model, self.criterion, self._bfloat16 = model, criterion, bfloat16
+
+    def forward(self, batch: Batch, aim: Aim, totals: Totals) -> dict[str, Tensor]:
+        """This process's part of each loss."""
+        with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
+            dense = self.model(batch.x)
+        terms: dict[str, Tensor] = self.criterion(
+            self.model, dense, batch.targets, batch.similarity, aim, totals
+        )
+        return terms
 
 
 def fit(
-    model: CondInst,
+    training: Training | CondInst,
     criterion: Criterion,
     batches: Iterator[Batch],
     config: FitConfig,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
-    on_checkpoint: Callable[[int, CondInst], None] | None = None,
+    on_checkpoint: Callable[[Training], None] | None = None,
 ) -> CondInst:
-    """Train `model` in place for `config.steps` batches.
+    """Train a model in place until `config.steps`, each step from the next `config.accumulate` batches.
 
-    Afterwards the model holds the averaged weights. `on_step` gets the step, counted from 1, and its losses,
-    learning rate (`lr`) and seconds spent waiting for data (`wait`). `on_checkpoint` gets the step and a copy
-    of the averaged model in evaluation mode, every `config.checkpoint_steps` and after the last. A step whose
-    loss is not finite is skipped; ten in a row raise FloatingPointError.
+    Of a `Training` the rest is done, from the step it has come to. Afterwards the model holds the averaged
+    weights. `on_step` gets the step, counted from 1, and its losses over all processes, learning rate (`lr`),
+    gradient norm (`norm`), seconds (`seconds`), the processes' mean of those spent waiting for data (`wait`),
+    and whether it was skipped (`skipped`). `on_checkpoint` is called where `config.checkpoint_at` says so. A
+    step whose loss or gradient is not finite is skipped; more than `config.max_skipped` in a row raise
+    FloatingPointError.
     """
-    optimizer = _optimizer(model, config)
-    average = _Average(model, config.average)
-    model.train()
-    bad = 0
-    stream = prefetch(batches)
-    for step in range(1, config.steps + 1):
-        began = time.perf_counter()
-        batch = next(stream).to(model.device)
-        wait = time.perf_counter() - began
-        rate = learning_rate(step, config)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=config.bfloat16):
-            dense = model(batch.x)
-        terms = criterion(model, dense, batch.targets, batch.similarity)
-        total = torch.stack(list(terms.values())).sum()
-        bad = 0 if bool(torch.isfinite(total)) else bad + 1
-        if bad >= 10:
-            raise FloatingPointError(f"ten losses in a row were not finite, the last at step {step}")
-        if bad == 0:
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            optimizer.step()
-            average.update(model, step)
-        if on_step:
-            on_step(step, {k: v.item() for k, v in terms.items()} | {"lr": rate, "wait": wait})
-        if on_checkpoint and (step % config.checkpoint_steps == 0 or step == config.steps):
-            on_checkpoint(step, average.model(model))
-    average.store(model)
+    if isinstance(training, CondInst):
+        training = Training(training, criterion, config)
+    model = training.model
+    learner: nn.Module = Learner(model, criterion, config.bfloat16)
+    if parallel.world() > 1:
+        parallel.share_batch_norms(model)
+        learner = DistributedDataParallel(learner, forward_sync_buffers=False)
+    _train_mode(model)
+    with _Ahead(batches) as stream:
+        while training.step < config.steps:
+            began = time.perf_counter()
+            parts = [next(stream).to(model.device) for _ in range(config.accumulate)]
+            wait = time.perf_counter() - began
+            terms = _step(training, learner, parts, wait)
+            terms["seconds"] = time.perf_counter() - began
+            if training.bad > config.max_skipped:
+                raise FloatingPointError(
+                    f"{training.bad} steps in a row had a loss or gradient that is not finite, the last was "
+                    f"step {training.step}"
+                )
+            if on_step:
+                on_step(training.step, terms)
+            if on_checkpoint and config.checkpoint_at(training.step):
+                on_checkpoint(training)
+                _train_mode(model)
+    training.average.store(model)
     return model.eval()
 
 
-def learning_rate(step: int, config: FitConfig) -> float:
-    """Of a step counted from 1: linear warm-up, then a cosine down to a hundredth of the peak."""
-    if step <= config.warmup_steps:
-        return config.learning_rate * max(1e-3, step / config.warmup_steps)
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+def _step(training: Training, learner: nn.Module, parts: Sequence[Batch], wait: float) -> dict[str, float]:
+    """One optimiser step; returns its losses over all processes, and what else `fit` tells of it."""
+    model, criterion, config = training.model, training.criterion, training.config
+    rate = learning_rate(training.step + 1, config)
+    before = [b.clone() for b in model.buffers()]
+    training.optimizer.zero_grad(set_to_none=True)
+    aims = [criterion.aim(b.targets, _shapes(b.x), b.draws) for b in parts]
+    totals = criterion.totals(aims)
+    summed: dict[str, Tensor] = {}
+    for number, (batch, aim) in enumerate(zip(parts, aims, strict=True)):
+        last = number == len(parts) - 1
+        held = isinstance(learner, DistributedDataParallel) and not last
+        with learner.no_sync() if held else contextlib.nullcontext():  # type: ignore[operator]
+            terms = learner(batch, aim, totals)
+            # DistributedDataParallel takes the mean over processes, and these losses are to be added up.
+            (torch.stack(list(terms.values())).sum() * parallel.world()).backward()
+        for name, value in terms.items():
+            summed[name] = summed.get(name, torch.zeros_like(value)) + value.detach()
+    told = torch.stack([*(v.float() for v in summed.values()), torch.tensor(wait, device=model.device)])
+    *values, wait = parallel.total(told).tolist()
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
+    good = all(map(_finite, [*values, norm]))
+    if good:
+        training.advance(rate)
+    else:
+        training.skip(before)
+    said = {"lr": rate, "norm": norm, "skipped": float(not good), "wait": wait / parallel.world()}
+    return dict(zip(summed, values, strict=True)) | said
 
 
-def _optimizer(model: CondInst, config: FitConfig) -> torch.optim.Optimizer:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+def _finite(value: float) -> bool:
+    return value - value == 0
 
 
-class _Average:
-    """Exponential moving average of every floating tensor of a model, short-sighted at first."""
+def _shapes(x: Tensor) -> list[tuple[int, int]]:
+    """(h, w) of the levels of an (N, 3, H, W) batch, H and W multiples of 32."""
+    return [(-(-x.shape[2] // stride), -(-x.shape[3] // stride)) for stride in STRIDES]
 
-    def __init__(self, model: CondInst, decay: float) -> None:
-        self._decay = decay
-        self._state = {k: v.clone() for k, v in model.state_dict().items() if v.is_floating_point()}
 
-    @torch.no_grad()
-    def update(self, model: CondInst, step: int) -> None:
-        decay = min(self._decay, (1 + step) / (10 + step))
-        state = model.state_dict()
-        own = list(self._state.values())
-        torch._foreach_lerp_(own, [state[k] for k in self._state], 1 - decay)
+def _train_mode(model: CondInst) -> None:
+    """Training mode, but for batch norms that are frozen: their statistics stay as well."""
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in own):
+            module.eval()
 
-    def model(self, model: CondInst) -> CondInst:
-        """A copy of `model` with the averaged weights, for looking at."""
-        averaged = copy.deepcopy(model)
-        self.store(averaged)
-        return averaged.eval()
 
-    def store(self, model: CondInst) -> None:
-        model.load_state_dict(self._state, strict=False)
+class _Ahead:
+    """`prefetch` for a block; its thread ends with it."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._stream = prefetch(batches)
+
+    def __enter__(self) -> Iterator[Batch]:
+        return self._stream
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()  # type: ignore[attr-defined]
 
 
 def prefetch(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
     """The same batches, made ahead in a thread; an exception there is raised here."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+    ended = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not ended.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.2)
+                return
 
     def work() -> None:
         try:
             for batch in batches:
-                ready.put(batch)
-            ready.put(None)
+                put(batch)
+                if ended.is_set():
+                    return
+            put(None)
         except BaseException as error:
-            ready.put(error)
+            put(error)
 
     threading.Thread(target=work, daemon=True).start()
-    while (item := ready.get()) is not None:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        ended.set()

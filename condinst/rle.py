@@ -62,27 +62,70 @@ def from_runs(lengths: NDArray[np.integer]) -> bytes:
 
 def from_many_runs(lengths: Runs, bounds: Runs) -> list[bytes]:
     """COCO compressed RLE of many masks at once: mask i has the runs `lengths[bounds[i]:bounds[i + 1]]`."""
+    text, cuts = packed(lengths, bounds)
+    data = text.tobytes()
+    return [data[begin:end] for begin, end in pairwise(cuts.tolist())]
+
+
+def packed(lengths: Runs, bounds: Runs) -> tuple[NDArray[np.uint8], Runs]:
+    """The same as one array of characters: mask i has those from `cuts[i]` to `cuts[i + 1]`."""
     values = _deltas(lengths, bounds)
-    # Digits of five bits in two's complement: as many as keep the sign.
-    magnitude = np.where(values < 0, ~values, values)
+    # Digits of five bits in two's complement: as many as keep the sign; one for most.
+    left = np.flatnonzero((values < -0x10) | (values > 0xF))
     digits = np.ones(len(values), dtype=np.int64)
-    longer = np.flatnonzero(magnitude >> 4)
+    longer = left
+    magnitude = np.where(values[longer] < 0, ~values[longer], values[longer])
     while len(longer):
         digits[longer] += 1
-        longer = longer[(magnitude[longer] >> (5 * digits[longer] - 1)) != 0]
+        more = (magnitude >> (5 * digits[longer] - 1)) != 0
+        longer, magnitude = longer[more], magnitude[more]
     ends = np.cumsum(digits)
     starts = ends - digits
     text = np.empty(ends[-1] if len(ends) else 0, dtype=np.uint8)
-    left = np.arange(len(values))
-    place = 0
+    text[starts] = (values.astype(np.uint8) & 0x1F) + np.uint8(_OFFSET)
+    text[starts[left]] += np.uint8(_MORE)
+    place = 1
     while len(left):
         more = digits[left] > place + 1
         text[starts[left] + place] = ((values[left] >> (5 * place)) & 0x1F) + _OFFSET + _MORE * more
         left = left[more]
         place += 1
-    cuts = np.concatenate([[0], ends])[bounds].tolist()
-    data = text.tobytes()
-    return [data[begin:end] for begin, end in pairwise(cuts)]
+    return text, np.concatenate([[0], ends])[bounds]
+
+
+def many_runs(text: NDArray[np.uint8], bounds: Runs, first: int = 0) -> tuple[Runs, Runs]:
+    """Run lengths of many compressed RLEs, mask i's string being `text[bounds[i]:bounds[i + 1]]`.
+
+    Returns lengths and bounds as `packed` takes them. Raises ValueError, naming the mask (counted from
+    `first`), for a string that is none.
+    """
+    codes = text - np.uint8(_OFFSET)
+    ends = np.flatnonzero(codes < _MORE) + 1
+    cuts = np.searchsorted(ends, bounds, side="right")
+    _check_codes(codes, ends, cuts, bounds, first)
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    digits = ends - starts
+    values = (codes[starts] & 0x1F).astype(np.int64)
+    longer, place = np.flatnonzero(digits > 1), 1
+    while len(longer):
+        values[longer] |= (codes[starts[longer] + place] & 0x1F).astype(np.int64) << (5 * place)
+        place += 1
+        longer = longer[digits[longer] > place]
+    negative = np.flatnonzero(codes[ends - 1] & 0x10)
+    values[negative] -= np.int64(1) << (5 * digits[negative])
+    lengths = _summed(values, cuts)
+    if len(lengths) and lengths.min() < 0:
+        at = int(np.searchsorted(cuts, lengths.argmin(), side="right")) - 1
+        raise ValueError(f"mask {first + at}: not a COCO compressed RLE, a run is negative")
+    return lengths, cuts
+
+
+def segment_sums(values: Runs, bounds: Runs) -> Runs:
+    """Running sums that begin anew at each of `bounds`."""
+    sums: Runs = np.cumsum(values)
+    before: Runs = np.concatenate([[0], sums])[bounds[:-1]]
+    sums -= np.repeat(before, np.diff(bounds))
+    return sums
 
 
 def embed(counts: bytes, x: int, y: int, height: int, width: int, full_height: int, full_width: int) -> bytes:
@@ -109,6 +152,29 @@ def embed(counts: bytes, x: int, y: int, height: int, width: int, full_height: i
     return from_runs(_runs_between(begin, end, full_height * full_width))
 
 
+def cut(counts: bytes, full_height: int, full_width: int, x: int, y: int, height: int, width: int) -> bytes:
+    """The crop of a full frame's RLE that has its top left at (`x`, `y`), found from the runs alone.
+
+    ValueError where the crop is not inside, or where the RLE has not the frame's number of pixels.
+    """
+    if x < 0 or y < 0 or x + width > full_width or y + height > full_height:
+        raise ValueError(
+            f"a crop of {height}x{width} at x={x}, y={y} is not inside a frame of {full_height}x{full_width}"
+        )
+    edges = np.cumsum(_checked(counts, full_height, full_width))
+    starts, ends = edges[:-1:2], edges[1::2]
+    first = starts // full_height
+    pieces = np.maximum((ends - 1) // full_height - first + 1, 0)
+    owner = np.repeat(np.arange(len(starts)), pieces)
+    column = first[owner] + np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    top = column * full_height + y
+    begin = np.maximum(starts[owner] - top, 0)
+    end = np.minimum(ends[owner] - top, height)
+    kept = (begin < end) & (column >= x) & (column < x + width)
+    shift = (column[kept] - x) * height
+    return from_runs(_runs_between(begin[kept] + shift, end[kept] + shift, height * width))
+
+
 def _runs_between(begin: Runs, end: Runs, total: int) -> Runs:
     """Run lengths over `total` pixels of sorted positive stretches [begin, end), joined where they touch."""
     joined = begin[1:] == end[:-1]
@@ -126,9 +192,41 @@ def _checked(counts: bytes, height: int, width: int) -> Runs:
     return lengths
 
 
+def _check_codes(codes: NDArray[np.uint8], ends: Runs, cuts: Runs, bounds: Runs, first: int) -> None:
+    """Raise ValueError for a string with other characters, or one that ends within a number."""
+    open_ended = np.diff(bounds) > 0
+    open_ended &= np.concatenate([[0], ends])[cuts[1:]] != bounds[1:]
+    wrong = np.flatnonzero(codes > 0x3F)
+    at = [int(np.searchsorted(bounds, wrong[0], side="right")) - 1] if len(wrong) else []
+    at += np.flatnonzero(open_ended)[:1].tolist()
+    if at:
+        raise ValueError(f"mask {first + min(at)}: not a COCO compressed RLE")
+
+
 def _deltas(lengths: Runs, bounds: Runs) -> Runs:
     """Each count less the one two before it in its mask, from the fourth count on."""
-    place = np.arange(len(lengths)) - np.repeat(bounds[:-1], np.diff(bounds))
     values = lengths.copy()
-    values[2:] -= np.where(place[2:] >= _FIRST_DELTA, lengths[:-2], 0)
+    values[2:] -= lengths[:-2]
+    heads = bounds[:-1][:, None] + np.arange(_FIRST_DELTA)
+    heads = heads[heads < bounds[1:, None]]
+    values[heads] = lengths[heads]
     return values
+
+
+def _summed(values: Runs, bounds: Runs) -> Runs:
+    """The reverse: the counts of each mask from its differences."""
+    counts = np.diff(bounds)
+    # Every mask begins at an even place, so that the counts to be summed are every other one of all.
+    gap = counts & 1
+    place = np.arange(len(values)) + np.repeat(np.cumsum(gap) - gap, counts)
+    aligned = np.zeros(len(values) + int(gap.sum()), np.int64)
+    aligned[place] = values
+    firsts = bounds[:-1][counts > 0]
+    aligned[place[firsts]] = 0
+    rows = (counts + gap) // 2
+    ends = np.concatenate([[0], np.cumsum(rows)])
+    for parity in (0, 1):
+        aligned[parity::2] = segment_sums(aligned[parity::2], ends)
+    lengths: Runs = aligned[place]
+    lengths[firsts] = values[firsts]
+    return lengths

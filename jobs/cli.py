@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import schedule_cli, structured, submit_cli, weights_cli
+from jobs.compare_cli import confusion, diff
 from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
+from jobs.export_cli import export, filter, import_
+from jobs.models_cli import promote, rollback, select
 from jobs.options import Anonymous, Endpoint, Profile, Region
+from jobs.publish_cli import publish
 from jobs.render_cli import render
 from jobs.upkeep_cli import cancel, retry, top, vacuum, verify
+from jobs.view_cli import report, view
 
 if TYPE_CHECKING:
     from jobs.spec import SegmentSpec
@@ -291,6 +296,8 @@ def status(
     show_status(output, StoreOptions(endpoint, region, profile, anonymous))
 
 
+app.command()(report)
+app.command()(view)
 app.command()(cancel)
 app.command()(top)
 app.command()(retry)
@@ -298,6 +305,15 @@ app.command()(verify)
 app.command()(vacuum)
 app.command()(evaluate)
 app.command()(render)
+app.command()(export)
+app.command()(filter)
+app.command()(publish)
+app.command()(diff)
+app.command()(confusion)
+app.command("import")(import_)
+app.command()(promote)
+app.command()(rollback)
+app.command()(select)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,14 +14,14 @@ CURVES_KEY = "curves.png"
 
 
 def write_curves(
-    store: Store, steps: Sequence[dict[str, float]], measured: Sequence[dict[str, float]]
+    store: Store, steps: Sequence[Mapping[str, float]], measured: Sequence[Mapping[str, float]]
 ) -> None:
     """Put `curves.png`."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, precision = figure.subplots(1, 2)
     x = np.array([s["step"] for s in steps])
     for name in steps[0]:
-        if name not in ("step", "lr", "wait"):
+        if name not in ("step", "lr", "norm", "skipped", "seconds", "wait"):
             losses.plot(*_smooth(x, np.array([s[name] for s in steps])), label=name, linewidth=1.2)
     losses.set(xlabel="step", title="loss")
     losses.set_yscale("log")

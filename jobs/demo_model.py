@@ -23,7 +23,8 @@ from condinst.config import (
 from condinst.criterion import Criterion, LossConfig
 from condinst.fit import FitConfig, fit
 from condinst.model import CondInst
-from condinst.views import training_batches
+from condinst.sampling import Order
+from condinst.views import Views
 from jobs.scenes import CATEGORIES, render
 
 TRAIN_SEEDS = range(100_000)
@@ -79,15 +80,9 @@ def main(
             print(f"step {step}/{steps}  {text}  {rate:.1f} images/s", flush=True)
             losses.clear()
 
-    batches = training_batches(
-        examples.__getitem__,
-        scenes,
-        config,
-        loss,
-        AugmentConfig(size=size),
-        batch,
-        np.random.default_rng(seed),
-    )
+    order = Order((scenes,), (1.0,), seed)
+    views = Views(examples.__getitem__, order, config, loss, AugmentConfig(size=size))
+    batches = views.batches(batch)
     fit(model, Criterion(loss), batches, FitConfig(steps=steps), on_step)
     notes = {
         "trained_on": f"generated scenes, seeds 0-{scenes - 1}",

@@ -14,7 +14,7 @@ from rich.console import Console
 from jobs import structured
 from jobs.limits import Limits
 from jobs.lookout import Lookout
-from jobs.progress import RunProgress
+from jobs.progress import SEGMENTING, Doing, RunProgress
 from jobs.stopping import Stop, stop_on_signals
 from jobs.tally import Account, Tally
 from pipeline.engine import cluster, run, run_local
@@ -51,6 +51,9 @@ class Drive:
     """What a result adds to the tally."""
     enough: Callable[[Tally, Stop], None] = lambda tally, stop: None
     """Asked after each result whether the run is to stop."""
+    doing: Doing = SEGMENTING
+    asked: Store | None = None
+    """Where a request to cancel is left, if not in `store`."""
 
     def run(self) -> dict[str, object]:
         """Run the shards; returns what this run did.
@@ -59,10 +62,10 @@ class Drive:
         NothingWorks.
         """
         before, began = self.tally.images, time.time()
-        watch = _Watch(self, RunProgress(self.total, self.tally, self.console))
+        watch = _Watch(self, RunProgress(self.total, self.tally, self.console, self.doing))
         stop = watch.stop
         pool = cluster(self.settings, self._least) if self.workers else nullcontext()
-        limits = self.limits.watch(stop, self.workers * self.settings.gpus)
+        limits = self.limits.watch(stop, self.workers * self.settings.gpus_held)
         # Ray takes SIGTERM over when it starts, so the signals are watched inside its cluster.
         with pool, stop_on_signals(stop), limits, watch.progress, watch.lookout, watch.folding:
             self._engine(watch)
@@ -102,9 +105,9 @@ class _Watch:
 
     def __init__(self, drive: Drive, progress: RunProgress) -> None:
         self.progress = progress
-        remedy = f"{drive.store.uri} keeps what is committed: {REPEAT}"
+        remedy = f"{(drive.asked or drive.store).uri} keeps what is committed: {REPEAT}"
         self.stop = Stop(remedy, abrupt=not drive.workers)
-        self.lookout = Lookout(drive.store, self.stop, progress.warn)
+        self.lookout = Lookout(drive.store, self.stop, progress.warn, asked=drive.asked)
         self.folding = Folding(Ledger(drive.store))
         self._drive = drive
         self._first, self._last = inf, 0.0

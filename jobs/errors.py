@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     TOO_MANY_FAILED = 7
     CANCELLED = 8
     LIMIT = 9
+    NOT_BETTER = 10
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -35,6 +36,7 @@ EXIT_CODES: dict[ExitCode, str] = {
     ExitCode.TOO_MANY_FAILED: "more inputs failed than `max_failed` allows; the message says which and why",
     ExitCode.CANCELLED: "ended by `condinst cancel`; what is committed stays, run it again to go on",
     ExitCode.LIMIT: "the run's `timeout` or the job's `max_gpu_hours` is used up; what is committed stays",
+    ExitCode.NOT_BETTER: "not promoted: the new model is not better for sure; nothing was changed",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; what is committed stays, run it again to go on",
     ExitCode.TERMINATED: "ended by SIGTERM; the same",
 }
@@ -104,17 +106,27 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
         return error.code, str(error)
     # Imported here, where something has failed already: the help needs none of them.
     from condinst.weights import WeightsError
+    from pipeline.checkpoints import CheckpointError
     from pipeline.engine import ClusterTooSmall, NothingWorks
     from pipeline.ledger import FingerprintMismatch, LedgerError
     from pipeline.manifest import InputError, PlanError
+    from pipeline.models import ModelsError
     from pipeline.samples import SampleError
     from pipeline.storage import StoreError
     from pipeline.weights import ModelChanged
 
     codes: dict[tuple[type[Exception], ...], ExitCode] = {
         (StoreError,): ExitCode.STORE,
+        (CheckpointError,): ExitCode.DAMAGED,
         (NothingWorks,): ExitCode.INCOMPLETE,
         (WeightsError, InputError, SampleError): ExitCode.BAD_SPEC,
-        (ClusterTooSmall, FingerprintMismatch, LedgerError, ModelChanged, PlanError): ExitCode.REFUSED,
+        (
+            ClusterTooSmall,
+            FingerprintMismatch,
+            LedgerError,
+            ModelChanged,
+            ModelsError,
+            PlanError,
+        ): ExitCode.REFUSED,
     }
     return next(((code, str(error)) for kinds, code in codes.items() if isinstance(error, kinds)), None)

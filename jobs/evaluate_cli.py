@@ -12,8 +12,9 @@ from jobs.options import Anonymous, Endpoint, Profile, Region
 
 def evaluate(
     truth: Annotated[
-        str, typer.Option(metavar="COCO.json", help="The truth: a COCO json, or its URI.", show_default=False)
-    ],
+        str | None,
+        typer.Option(metavar="COCO.json", help="The truth: a COCO json, or its URI.", show_default=False),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Argument(metavar="[OUTPUT]", help="A segment job's output to measure.", show_default=False),
@@ -24,6 +25,14 @@ def evaluate(
     images: Annotated[
         str | None,
         typer.Option(metavar="FOLDER|URI", help="Where the truth's `file_name`s start.", show_default=False),
+    ] = None,
+    seams: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUTPUT",
+            help="Instead of a truth: another tiled output of the same rasters, to see what tiling changed.",
+            show_default=False,
+        ),
     ] = None,
     max_dets: Annotated[
         int, typer.Option(min=1, max=100_000, help="Most detections of a class in an image that count.")
@@ -66,18 +75,33 @@ def evaluate(
     profile: Profile = None,
     anonymous: Anonymous = False,
 ) -> None:
-    """Measure weights, or a job's tables, against a COCO truth.
+    """Measure weights, or a job's tables, against a COCO truth; or two tilings against each other.
 
-    Box and mask AP and AR as COCO defines them: by IoU, size and class.
+    Box and mask AP and AR as COCO defines them: by IoU, size and class. With --seams: how many instances of
+    another tiled output of the same rasters are here too, how many are here twice, and whether there are
+    more or fewer along the windows' borders.
 
     Examples:
 
     [cyan]condinst evaluate --weights r50.safetensors --images photos --truth val.json[/]
 
     [cyan]condinst evaluate s3://masks/mushrooms --truth val.json --max-dets 300 --plots plots[/]
+
+    [cyan]condinst evaluate work/ortho-512 --seams work/ortho-whole[/]
     """
-    from jobs.evaluate import Request, run_evaluation
+    if (truth is None) == (seams is None):
+        raise typer.BadParameter("give either --truth or --seams")
     from pipeline.storage import StoreOptions
+
+    if seams is not None:
+        if output is None:
+            raise typer.BadParameter("--seams compares an OUTPUT with another")
+        from jobs.seams import compare_outputs
+
+        compare_outputs(output, seams, StoreOptions(endpoint, region, profile, anonymous), json_file)
+        return
+    assert truth is not None
+    from jobs.evaluate import Request, run_evaluation
 
     run_evaluation(
         Request(

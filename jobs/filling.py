@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from jobs.conventions import JobSpec, is_secret_name
+from jobs.conventions import JobSpec
 from jobs.errors import Problem, SpecError
+from jobs.values import is_secret_name
 from jobs.yaml_source import Document, Path, Value, dotted, shorten
 
 DATED = ("uri", "annotations", "weights", "backbone_weights", "include", "exclude")
@@ -24,8 +25,9 @@ DATE_VARIABLE = "CONDINST_DATE"
 
 AnySpec = TypeVar("AnySpec", bound=JobSpec)
 
-_NAMED = re.compile(r"(?P<escaped>\$)?\$\{(?P<inside>[^{}]*)\}")
-_DATED = re.compile(r"\{\{(?P<inside>[^{}]*)\}\}")
+_FOUND = re.compile(
+    r"(?P<escaped>\$\$\{)|\$\{(?P<named>[^{}]*)\}|\{\{(?P<dated>[^{}]*)\}\}|(?P<open>\$\{|\{\{)"
+)
 _INSIDE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
 
 
@@ -62,7 +64,22 @@ def use_environment(spec: AnySpec) -> AnySpec:
 
 def uses_date(value: Value) -> bool:
     """Whether a text anywhere below still holds `{{ date }}`."""
-    return any(_DATED.search(text) for _, text in _texts(value, ()))
+    return any(found["dated"] for _, text in _texts(value, ()) for found in _FOUND.finditer(text))
+
+
+def escaped(value: Any, path: Path = ()) -> Any:
+    """Filled-in data with each `${` that stands for itself written so that reading it again leaves it."""
+    if isinstance(value, dict):
+        return {key: escaped(below, (*path, key)) for key, below in value.items()}
+    if isinstance(value, list):
+        return [escaped(below, path) for below in value]
+    return value.replace("${", "$${") if isinstance(value, str) and _may_name(path) else value
+
+
+def _may_name(path: Path) -> bool:
+    """Whether `${NAME}` may stand there; numbers in the path are a list's."""
+    keys = [part for part in path if isinstance(part, str)]
+    return bool(keys) and (keys[-1] in (*DATED, *NAMED) or (keys[0] == "env" and len(path) == 2))
 
 
 def missing_secrets(document: Document, names: tuple[str, ...], around: Surroundings) -> list[Problem]:
@@ -101,17 +118,13 @@ class _Filler:
 
     def fill(self, path: Path, text: str) -> None:
         """Fill in one text, or note why not."""
-        if not (_NAMED.search(text) or _DATED.search(text)):
+        if not _FOUND.search(text):
             return
         key = next((str(part) for part in reversed(path) if isinstance(part, str)), "")
-        named = key in (*DATED, *NAMED) or (path[0] == "env" and len(path) == 2)
+        named = _may_name(path)
         told: list[str] = []
-        # Both in one pass: what a variable holds is not looked at again.
-        filled = re.sub(
-            f"{_NAMED.pattern}|{_DATED.pattern.replace('inside', 'dated')}",
-            lambda found: self._one(found, path, named, key in DATED, told),
-            text,
-        )
+        # All in one pass: what a variable holds is not looked at again.
+        filled = _FOUND.sub(lambda found: self._one(found, path, named, key in DATED, told), text)
         self.problems += [Problem(str(self._document.place(path)), dotted(path), words) for words in told]
         self._put(path, filled)
 
@@ -120,12 +133,15 @@ class _Filler:
         try:
             if found["dated"] is not None:
                 return self._date(whole, found["dated"].strip(), dated)
-            if found["escaped"]:
-                return whole[1:]
-            return self._variable(whole, found["inside"], path, named)
+            if found["named"] is not None:
+                return self._variable(whole, found["named"], path, named)
+            if found["open"] and named:
+                raise ValueError(
+                    f"{whole} is not closed; expected ${{NAME}}, {{{{ date }}}}, or $${{ for ${{"
+                )
         except ValueError as error:
             told.append(str(error))
-            return whole
+        return whole[1:] if found["escaped"] and named else whole
 
     def _variable(self, whole: str, inside: str, path: Path, allowed: bool) -> str:
         whole = shorten(whole, 60)

@@ -40,10 +40,12 @@ class Job:
     least: int
     most: int
     """Workers."""
+    driver_on_worker: bool = False
+    """Whether the job's own process does the work, so that the cluster's head has no part in it."""
 
     @classmethod
     def of(cls, spec: JobSpec) -> Job:
-        """The job of a spec: a segment job's workers, or the one process of a training job."""
+        """The job of a spec: its workers, or the one process of a training without."""
         if isinstance(spec, SegmentSpec):
             workers: WorkersSection = spec.workers
             return cls(
@@ -52,14 +54,11 @@ class Job:
         from jobs.train_spec import TrainSpec
 
         assert isinstance(spec, TrainSpec)
-        own = spec.resources
+        own, name = spec.resources, kube_name(spec.name)
+        if (many := spec.workers) is not None:
+            return cls(spec, name, own, many.cpus, many.gpus, many.least or many.count, many.count)
         gpus = max(1, math.ceil(own.gpus)) if spec.device == "cuda" else 0
-        return cls(spec, kube_name(spec.name), own, max(own.cpus, spec.threads), gpus, 1, 1)
-
-    @property
-    def driver_on_worker(self) -> bool:
-        """Whether the job's own process does the work, so that the cluster's head has no part in it."""
-        return not isinstance(self.spec, SegmentSpec)
+        return cls(spec, name, own, max(own.cpus, spec.threads), gpus, 1, 1, driver_on_worker=True)
 
     @property
     def workers_a_pod(self) -> int:
@@ -85,7 +84,8 @@ class Job:
             **self.spec.env,
         }
         return [
-            *({"name": name, "value": value} for name, value in own.items()),
+            # Kubernetes fills in $(NAME), and reads $$ as $.
+            *({"name": name, "value": value.replace("$", "$$")} for name, value in own.items()),
             *(
                 {"name": name, "valueFrom": {"secretKeyRef": {"name": self.secret, "key": name}}}
                 for name in self.spec.secrets

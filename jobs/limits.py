@@ -89,7 +89,8 @@ def training_limit(spec: TrainSpec) -> Iterator[None]:
     limits = Limits.of(spec)
     longest = [limits.timeout] if limits.timeout is not None else []
     if limits.max_gpu_hours is not None and spec.device == "cuda":
-        longest.append(limits.max_gpu_hours * HOUR)
+        gpus = 1 if spec.workers is None else spec.workers.count * spec.workers.gpus
+        longest.append(limits.max_gpu_hours * HOUR / gpus)
     if not longest:
         yield
         return

@@ -26,10 +26,19 @@ class Lookout:
     """A thread that looks while the block runs."""
 
     def __init__(
-        self, store: Store, stop: Stop, tell: Callable[[str], None], patience: float = PATIENCE
+        self,
+        store: Store,
+        stop: Stop,
+        tell: Callable[[str], None],
+        patience: float = PATIENCE,
+        asked: Store | None = None,
     ) -> None:
-        """`tell` prints a line; it is called from another thread."""
+        """`tell` prints a line; it is called from another thread.
+
+        `asked` is where a request to cancel is left, if not where the workers give their signs.
+        """
         self._store, self._stop, self._tell, self._patience = store, stop, tell, patience
+        self._asked = asked or store
         self._watch = StallWatch(patience)
         self._done: set[str] = set()
         self._heard = self._looked = time.monotonic()
@@ -62,7 +71,7 @@ class Lookout:
                 self._look(time.monotonic())
 
     def _look(self, now: float) -> None:
-        if not self._stop() and cancel_requested(self._store) is not None:
+        if not self._stop() and cancel_requested(self._asked) is not None:
             message = f"cancelled on request; {self._stop.remedy}"
             self._stop.ask(Interrupted(message, ExitCode.CANCELLED))
             self._tell("a cancel was requested: no shard is begun any more, those in work are committed")

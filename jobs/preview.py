@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from jobs.errors import one_line
 from jobs.estimate import HEADERS, Estimate, Headers, Rate, estimate, measured, read_headers
 from jobs.progress import duration
 from jobs.resolve import open_output, refuse_other_settings, settings_of, standing_job
+from jobs.segment import freeze_input
 from jobs.spec import SegmentSpec
 from jobs.tally import Tally
 from jobs.target import open_target
@@ -24,6 +26,7 @@ from pipeline.records import ImageRef
 from pipeline.sampling import Sample
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store, StoreOptions
+from pipeline.tiled.planning import open_windows
 
 SHOWN = 3
 """Refused inputs that are shown."""
@@ -54,6 +57,9 @@ def preview(
     if standing is not None:
         refuse_other_settings(store, standing, settings)
     plans = load_plans(store)
+    if settings.tiling is not None:
+        _preview_tiled(spec, settings, store, plans, console)
+        return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("[bold]job[/]", escape(spec.name))
     ahead = _say_input(table, spec, settings, ledger, plans)
@@ -70,6 +76,40 @@ def preview(
         from jobs.checking import check_model
 
         check_model(settings, ahead.sample, console)
+
+
+def _preview_tiled(
+    spec: SegmentSpec, settings: SegmentSettings, store: Store, plans: Sequence[Plan], console: Console
+) -> None:
+    """The same of a tiled job: each raster's header is read, as the run itself will."""
+    listed = _listed(plans)
+    if not plans:
+        with tempfile.TemporaryDirectory(prefix="condinst-plan-") as scratch:
+            plans = [freeze_input(spec, settings, Store.open(scratch))]
+    windows = [plan.windows for plan in plans if plan.windows is not None]
+    found, size = _frozen(plans), spec.shards.images
+    shards, stitching = sum(plan.shards for plan in windows), sum(plan.shards for plan in plans)
+    done, stitched = len(Ledger(open_windows(store)).committed(windows)), len(Ledger(store).committed(plans))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("[bold]job[/]", escape(spec.name))
+    table.add_row("input", f"{found.images:,} rasters, {readable_bytes(found.bytes)}" + listed)
+    for reason, count in sorted(found.skipped.items()):
+        table.add_row("skipped", f"{count:,} {escape(reason.replace('_', ' '))}")
+    tiling = settings.tiling
+    assert tiling is not None
+    each = f"{tiling.size}x{tiling.size} pixels, {tiling.overlap} shared"
+    table.add_row("windows", f"{sum(plan.images for plan in windows):,} of {each}")
+    table.add_row("shards", f"{shards:,} of {size:,} windows; {done:,} done, {shards - done:,} to do")
+    table.add_row("", f"{stitching:,} that stitch; {stitched:,} done, {stitching - stitched:,} to do")
+    crs = next((plan.crs for plan in plans if plan.crs), "")
+    table.add_row("geometries", escape(crs[:80]) or "none: no raster says where it lies")
+    table.add_row("workers", _workers(spec, shards - done))
+    model = f"{spec.model.weights}, sha256 {settings.model_digest[:12]}, {settings.precision}"
+    table.add_row("model", escape(model))
+    table.add_row("output", escape(store.uri))
+    console.print(table)
+    if listed and stitched == stitching:
+        console.print("complete: a run would do nothing", highlight=False)
 
 
 def readable_bytes(count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -18,18 +19,29 @@ SECONDS_BETWEEN_LINES = 5.0
 GOOD = ("ok", "empty", "nodata")
 
 
+@dataclass(frozen=True)
+class Doing:
+    """What is being done to what, in words."""
+
+    verb: str
+    noun: str
+
+
+SEGMENTING = Doing("segmenting", "images")
+
+
 class RunProgress:
     """Shows images, images/s, time left and instances found; give it each shard's tally as it comes."""
 
-    def __init__(self, total: int, done: Tally, console: Console) -> None:
-        self._total = total
+    def __init__(self, total: int, done: Tally, console: Console, doing: Doing = SEGMENTING) -> None:
+        self._total, self._noun = total, doing.noun
         self._before = done.images
         self._tally = done
         self._console = console
         self._began: float | None = None
         self._line = ""
         self._bar = Progress(
-            TextColumn("[bold]segmenting"),
+            TextColumn(f"[bold]{doing.verb}"),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[line]}"),
@@ -82,8 +94,8 @@ class RunProgress:
     def line(self) -> str:
         """The state in words: `120/400 images · 14.2 images/s · 3,041 instances · 2 corrupt`."""
         tally = self._tally
-        parts = [f"{tally.images:,}/{self._total:,} images"]
-        parts.append(f"{self.rate():.1f} images/s" if tally.images > self._before else "starting")
+        parts = [f"{tally.images:,}/{self._total:,} {self._noun}"]
+        parts.append(f"{self.rate():.1f} {self._noun}/s" if tally.images > self._before else "starting")
         parts.append(f"{tally.instances:,} instances")
         parts += [
             f"{count:,} {status}" for status, count in sorted(tally.statuses.items()) if status not in GOOD

@@ -14,7 +14,7 @@ from jobs.check import load_job
 from jobs.conventions import JobSpec
 from jobs.cron import DAY, parse_cron
 from jobs.errors import Refused
-from jobs.filling import DATE_VARIABLE, Surroundings, uses_date
+from jobs.filling import DATE_VARIABLE, Surroundings, escaped, uses_date
 from jobs.kube import MOUNT, SPEC_FILE, Job, config_map, dump, head_budget, metadata
 from jobs.quantities import seconds
 from jobs.render_cluster import cluster_spec, submitter
@@ -74,7 +74,7 @@ def _portable(spec: JobSpec) -> str:
     """The spec as the cluster reads it: its own and its bases' keys in one text, without what is for us."""
     stated = spec.model_dump(mode="json", exclude_unset=True, exclude={"extends", "kubernetes", "retries"})
     # JSON, because each of its texts is in quotes: nothing can be read as a number or a date.
-    return json.dumps(stated, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(escaped(stated), indent=2, ensure_ascii=False) + "\n"
 
 
 def _rayjob_spec(job: Job, spec_map: str) -> Manifest:

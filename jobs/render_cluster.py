@@ -67,7 +67,7 @@ def _head(job: Job, spec_map: str, grows: bool) -> Manifest:
         "serviceType": "ClusterIP",
         "rayStartParams": {
             "dashboard-host": "0.0.0.0",  # noqa: S104 (inside the pod's network; the service is internal)
-            # The one CPU that Ray Data needs beside its pool; none where the driver must go to a worker.
+            # The one CPU that Ray needs beside a pool of workers; none where the driver must go to a worker.
             "num-cpus": "0" if job.driver_on_worker else "1",
             "object-store-memory": str(OBJECT_STORE),
         },

@@ -26,9 +26,17 @@ def versions() -> dict[str, str]:
 
 
 def summary(
-    tally: Tally, plans: Sequence[Plan], job: dict[str, object], run: dict[str, object]
+    tally: Tally,
+    plans: Sequence[Plan],
+    job: dict[str, object],
+    run: dict[str, object],
+    windows: Tally | None = None,
 ) -> dict[str, Any]:
-    """The whole job's accounts, and what the run that completed it did. Times are seconds."""
+    """The whole job's accounts, and what the run that completed it did. Times are seconds.
+
+    `windows` are those of a tiled job, whose workers then are the ones that ran the model.
+    """
+    worked = tally if windows is None else windows
     return {
         "name": job.get("name"),
         "fingerprint": job["fingerprint"],
@@ -39,9 +47,10 @@ def summary(
         "instances": tally.instances,
         "classes": dict(tally.classes.most_common()),
         "shards": tally.shards,
-        "splits": tally.splits,
+        "splits": worked.splits,
+        **({} if windows is None else {"windows": _windows(windows)}),
         "skipped": {name: sum(p.skipped.get(name, 0) for p in plans) for p in plans for name in p.skipped},
-        "seconds": {stage: round(spent, 3) for stage, spent in tally.seconds.items()},
+        "seconds": {stage: round(spent, 3) for stage, spent in worked.seconds.items()},
         "workers": {
             name: {
                 "images": busy.images,
@@ -50,10 +59,19 @@ def summary(
                 "model_seconds": round(busy.seconds, 3),
                 "model_busy": round(busy.share, 4),
             }
-            for name, busy in sorted(tally.workers.items())
+            for name, busy in sorted(worked.workers.items())
         },
         "run": run,
         "versions": versions(),
+    }
+
+
+def _windows(tally: Tally) -> dict[str, Any]:
+    return {
+        "count": tally.images,
+        "statuses": dict(sorted(tally.statuses.items())),
+        "instances": tally.instances,
+        "shards": tally.shards,
     }
 
 
@@ -67,6 +85,7 @@ def print_report(console: Console, accounts: dict[str, Any], output: str) -> Non
     table.add_row(
         "tables", escape(f"{output.rstrip('/')}/instances/*.parquet, {output.rstrip('/')}/images/*.parquet")
     )
+    table.add_row("look", escape(f"{output.rstrip('/')}/report.html, condinst view {output}"))
     console.print(table)
     console.print("\n[bold]ask them[/], for example with DuckDB:", highlight=False)
     for query in queries(output, accounts["statuses"]):
@@ -90,12 +109,16 @@ def _rows(accounts: dict[str, Any]) -> list[tuple[str, str]]:
         ("images", f"{accounts['images']:,}" + (f" ({statuses})" if statuses else "")),
         ("instances", f"{accounts['instances']:,}" + (f" ({classes})" if classes else "")),
     ]
+    if windows := accounts.get("windows"):
+        ended = ", ".join(f"{count:,} {name}" for name, count in windows["statuses"].items() if count)
+        rows.append(("windows", f"{windows['count']:,}" + (f" ({ended})" if ended else "")))
     if accounts.get("splits"):
         rows.append(("split", f"{accounts['splits']:,} batches, mostly for lack of memory"))
     rows += [("skipped", f"{count:,} {name}") for name, count in accounts["skipped"].items() if count]
     if run.get("images"):
-        rate = f"{run['images_per_second']:.1f} images/s once started"
-        rows.append(("this run", f"{run['images']:,} images in {duration(run['seconds'])}, {rate}"))
+        per_second = run["images_per_second"]
+        rate = f", {per_second:.1f} images/s once started" if per_second else ""
+        rows.append(("this run", f"{run['images']:,} images in {duration(run['seconds'])}{rate}"))
     shares = [worker["model_busy"] for worker in accounts["workers"].values()]
     if shares:
         least = f", {min(shares):.0%} at least" if len(shares) > 1 else ""

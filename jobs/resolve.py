@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from condinst.config import DetectConfig, ModelConfig
+from pydantic import ValidationError
+
+from condinst.config import DetectConfig, FixedScale, ModelConfig
 from condinst.weights import DEMO, digest, read_config
 from jobs.errors import JobError
 from jobs.quantities import size
@@ -16,9 +18,24 @@ from pipeline.decode import DecodeLimits
 from pipeline.keys import locate
 from pipeline.ledger import FingerprintMismatch, Ledger
 from pipeline.manifest import InputSource
+from pipeline.models import resolved as resolved_weights
 from pipeline.settings import SegmentSettings, difference
 from pipeline.storage import NotFound, Store, StoreOptions
+from pipeline.tiled.settings import Tiling
 from pipeline.weights import fetch_weights
+
+
+def spec_of(job: Mapping[str, object], store: Store) -> SegmentSpec:
+    """The spec that an output's job ran with. Raises JobError when `job.json` does not hold one."""
+    try:
+        return SegmentSpec.model_validate(job.get("spec"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "spec"
+        raise JobError(
+            f"{store.join('job.json')}: the spec in it cannot be used ({where}: {first['msg']}); give the "
+            "job's spec file instead of its output"
+        ) from None
 
 
 def options_of(section: StoreSection, workers: int = 1) -> StoreOptions:
@@ -61,7 +78,9 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
     `standing` is the output's job, whose decision on `auto` stays. Raises WeightsError or StoreError when the
     weights cannot be had, JobError for a class that they do not have.
     """
-    weights = _place(spec.model.weights) if spec.model.weights != DEMO else DEMO
+    # A version of its own, so that a promotion meanwhile changes no job at work.
+    weights = spec.model.weights
+    weights = DEMO if weights == DEMO else resolved_weights(_place(weights), StoreOptions())
     model_digest, config = identify(weights)
     own = config.detect.model_dump()
     stated = spec.model.detect_overrides()
@@ -82,10 +101,39 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
         limits=DecodeLimits(spec.limits.pixels, spec.limits.bytes, spec.limits.seconds),
         cpus=spec.workers.cpus,
         gpus=spec.workers.gpus,
+        tiling=tiling_of(spec, config),
         memory=size(spec.workers.memory) if spec.workers.memory else 0,
         accelerator=spec.workers.accelerator,
         env=spec.env,
     )
+
+
+def tiling_of(spec: SegmentSpec, config: ModelConfig) -> Tiling | None:
+    """How the spec's rasters are cut. Raises JobError for a CRS that is none."""
+    section, resize = spec.tiling, config.input.resize
+    if section is None:
+        return None
+    own = resize.scale if isinstance(resize, FixedScale) else 1.0
+    return Tiling(
+        size=section.size,
+        overlap=section.overlap,
+        scale=own if section.scale is None else section.scale,
+        resolution=section.resolution,
+        bands=section.bands,
+        percentiles=section.percentiles,
+        stretch=section.stretch,
+        across_rasters=section.deduplicate == "across_rasters",
+        crs=None if spec.output.crs is None else _crs(spec.output.crs),
+    )
+
+
+def _crs(given: str) -> str:
+    from pipeline.geo.georef import crs_name
+
+    try:
+        return crs_name(given)
+    except ValueError as error:
+        raise JobError(f"output.crs: {error}") from None
 
 
 def resolved(spec: SegmentSpec) -> SegmentSpec:
@@ -93,11 +141,16 @@ def resolved(spec: SegmentSpec) -> SegmentSpec:
     weights = spec.model.weights if spec.model.weights == DEMO else _place(spec.model.weights)
     return spec.model_copy(
         update={
-            "input": tuple(part.model_copy(update={"uri": _place(part.uri)}) for part in spec.input),
+            "input": tuple(_placed(part) for part in spec.input),
             "model": spec.model.model_copy(update={"weights": weights}),
             "output": spec.output.model_copy(update={"uri": locate(spec.output.uri).uri}),
         }
     )
+
+
+def _placed(section: InputSection) -> InputSection:
+    area = None if section.area is None else _place(section.area)
+    return section.model_copy(update={"uri": _place(section.uri), "area": area})
 
 
 def source_of(section: InputSection, workers: int = 1) -> InputSource:
@@ -111,6 +164,7 @@ def source_of(section: InputSection, workers: int = 1) -> InputSource:
         id_column=section.id_column,
         columns=section.columns,
         options=options_of(section, workers),
+        area=None if section.area is None else _place(section.area),
         name=section.name,
         new=section.mode == "new",
     )

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -16,8 +15,10 @@ from jobs.check import load
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, JobError
 from jobs.limits import Limits
+from jobs.outputs import is_tiled
 from jobs.report import SUMMARY_KEY
-from jobs.resolve import refuse_other_settings, settings_of, standing_job
+from jobs.resolve import refuse_other_settings, settings_of, spec_of, standing_job
+from jobs.run_report.page import put_report
 from jobs.segment import account
 from jobs.spec import SegmentSpec
 from jobs.tally import Tally
@@ -64,6 +65,11 @@ def retry_output(target: str, options: StoreOptions, wanted: Wanted, console: Co
     job = standing_job(ledger)
     if job is None:
         raise no_job(store)
+    if is_tiled(load_plans(store)):
+        raise JobError(
+            f"{store.uri} is a tiled job's output, whose windows cannot be retried one by one; run its spec "
+            "with another output, and exclude what is well"
+        )
     spec = load(Path(target)) if is_spec(target) else spec_of(job, store)
     settings = replace(settings_of(spec, job), output=store.uri, output_options=store.options)
     refuse_other_settings(store, job, settings)
@@ -81,19 +87,6 @@ def retry_output(target: str, options: StoreOptions, wanted: Wanted, console: Co
         _Retrying(store, ledger, job, settings, spec, wanted, console).run(before, chosen)
     else:
         console.print("nothing to retry", highlight=False)
-
-
-def spec_of(job: Mapping[str, object], store: Store) -> SegmentSpec:
-    """The spec that an output's job ran with. Raises JobError when `job.json` does not hold one."""
-    try:
-        return SegmentSpec.model_validate(job.get("spec"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "spec"
-        raise JobError(
-            f"{store.join('job.json')}: the spec in it cannot be used ({where}: {first['msg']}); give the "
-            "job's spec file instead of its output"
-        ) from None
 
 
 def _chosen(store: Store, commits: Iterable[Commit], wanted: Wanted) -> dict[str, int]:
@@ -161,6 +154,7 @@ class _Retrying:
             self.console.print(f"the job itself is not complete: {error}", style="yellow", highlight=False)
             return
         self.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
+        put_report(self.store, self.console)
 
 
 def _redone(result: ShardResult, before: Commit, chosen: int, wanted: Wanted) -> ShardResult:

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -17,15 +18,19 @@ from jobs.errors import Incomplete, TooManyFailed
 from jobs.limits import Limits
 from jobs.report import SUMMARY_KEY, print_report, summary, versions
 from jobs.resolve import open_output, refuse_other_settings, resolved, settings_of, standing_job
+from jobs.run_report.page import put_report
 from jobs.spec import SegmentSpec
 from jobs.stopping import Stop
 from jobs.tally import Tally
+from jobs.windows import STITCHING, WindowStage
+from pipeline.engine import cluster
 from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, extend, freeze, load_plans
 from pipeline.settings import SegmentSettings
 from pipeline.stopping import clear_cancel
-from pipeline.storage import NotFound
+from pipeline.storage import NotFound, Store
+from pipeline.tiled.planning import extend_tiled, freeze_tiled, open_windows
 
 TOLD = ("images", "statuses", "instances", "classes", "shards", "bytes", "seconds", "run")
 """What of the summary the last event says."""
@@ -65,14 +70,38 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     elif allowance.exceeded(tally):
         raise too_many(ledger, allowance, tally, "nothing was run")
     else:
-        workers = 0 if local else min(spec.workers.most, len(pending))
-        drive = Drive(store, settings, pending, workers, tally, allowance.planned, console)
+        drive = Drive(store, settings, pending, 0, tally, allowance.planned, console)
         drive.least, drive.limits = spec.workers.least, limits.after(tally, settings.gpus)
-        accounts = _to_the_end(ledger, plans, job, drive, allowance)
+        accounts = _run(ledger, plans, job, drive, allowance, 0 if local else spec.workers.most)
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
         raise too_many(ledger, allowance, tally, "every input has its row all the same")
     structured.event("complete", **{key: accounts[key] for key in TOLD})
     return accounts
+
+
+def _run(
+    ledger: Ledger,
+    plans: Sequence[Plan],
+    job: dict[str, object],
+    drive: Drive,
+    allowance: Allowance,
+    workers: int,
+) -> dict[str, Any]:
+    """Run what is pending with at most so many workers on Ray, 0 for this process."""
+    drive.workers = min(workers, len(drive.shards))
+    if drive.settings.tiling is None:
+        return _to_the_end(ledger, plans, job, drive, allowance)
+    stage = WindowStage(ledger.store, drive.settings, plans, job, drive.console)
+    pending = stage.pending()
+    first = min(workers, len(pending))
+    # One cluster for both stages: starting Ray takes seconds.
+    most = max(first, drive.workers)
+    pool = cluster(drive.settings, min(drive.least or most, most)) if workers else nullcontext()
+    with pool:
+        if pending:
+            stage.run(pending, first, drive.least, drive.limits)
+        drive.settings, drive.doing = drive.settings.of_stitching(), STITCHING
+        return _to_the_end(ledger, plans, job, drive, allowance)
 
 
 def _to_the_end(
@@ -94,6 +123,7 @@ def _to_the_end(
         this_run = {"images": 0}
     accounts = account(ledger, plans, job, this_run)
     ledger.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
+    put_report(ledger.store, drive.console)
     print_report(drive.console, accounts, ledger.store.uri)
     return accounts
 
@@ -127,7 +157,14 @@ def account(
             f"{ledger.store.uri}: {tally.images:,} images have rows but {planned:,} were planned; "
             "the output was changed by another program"
         )
-    return summary(tally, plans, job, run)
+    return summary(tally, plans, job, run, windows_tally(ledger.store, plans))
+
+
+def windows_tally(store: Store, plans: Sequence[Plan]) -> Tally | None:
+    """What the windows of a tiled job came to; None for a job without."""
+    if all(plan.windows is None for plan in plans):
+        return None
+    return Tally.of(Ledger(open_windows(store)).records())
 
 
 def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console: Console) -> list[Plan]:
@@ -136,11 +173,22 @@ def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console
         return plans
     console.print(f"listing the input of {spec.name}", highlight=False)
     if not plans:
-        return [freeze(settings.sources, ledger.store, spec.shards.images, 0)]
-    grown, found = extend(settings.sources, ledger.store, plans, known_rows(ledger, plans))
+        return [freeze_input(spec, settings, ledger.store)]
+    known = known_rows(ledger, plans)
+    if settings.tiling is None:
+        grown, found = extend(settings.sources, ledger.store, plans, known)
+    else:
+        grown, found = extend_tiled(settings.sources, ledger.store, plans, known, settings.tiling)
     changed = f", {found.changed:,} of them changed since they were done" if found.changed else ""
     console.print(f"{found.images:,} new images{changed}; {found.known:,} known", highlight=False)
     return plans if grown is None else [*plans, grown]
+
+
+def freeze_input(spec: SegmentSpec, settings: SegmentSettings, store: Store) -> Plan:
+    """Freeze the first generation of a job's input, or adopt the one that is there."""
+    if settings.tiling is None:
+        return freeze(settings.sources, store, spec.shards.images, 0)
+    return freeze_tiled(settings.sources, store, spec.shards.images, 0, settings.tiling)
 
 
 def _tell_other_input(job: dict[str, object], spec: SegmentSpec, console: Console) -> None:
@@ -166,6 +214,7 @@ def _complete_already(
     except (NotFound, ValueError, KeyError, TypeError):
         accounts = account(ledger, plans, job, {"images": 0})
         ledger.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
+        put_report(ledger.store, console)
     console.print("complete already: nothing to do", highlight=False)
     print_report(console, {**accounts, "run": {}}, ledger.store.uri)
     return accounts

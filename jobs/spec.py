@@ -72,6 +72,7 @@ def one_or_list(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [items, {"type": kind, "items": items}]
 
 
+Percent = Annotated[float, Field(ge=0, le=100)]
 Uri = Annotated[str, AfterValidator(_check_uri)]
 Name = Annotated[str, AfterValidator(_check_name)]
 Texts = Annotated[
@@ -134,6 +135,11 @@ class InputSection(StoreSection):
     )
     columns: Texts = Field(
         default=(), description="Columns of the manifest to carry into the `images` table."
+    )
+    area: Uri | None = Field(
+        default=None,
+        description="GeoJSON or GeoPackage file whose polygons limit what is read and what is written. Needs "
+        "`tiling`, and images that say where they lie.",
     )
     mode: Literal["all", "new"] = Field(
         default="all",
@@ -212,13 +218,75 @@ class ModelSection(Section):
 class OutputSection(StoreSection):
     """Where the tables go. An output belongs to one job: a rerun continues it, other settings are refused."""
 
+    crs: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Coordinate reference system of the geometries, such as `EPSG:32635`. Needs `tiling`. "
+        "Default: that of the rasters; longitude and latitude (`OGC:CRS84`) where they have several.",
+    )
+
 
 class ShardsSection(Section):
     """The unit of work: what is scheduled, retried, committed and resumed as one."""
 
     images: int = Field(
-        default=1000, ge=1, le=100_000, description="Images in a shard; frozen when the job first runs."
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="Images (with `tiling`: windows) in a shard; frozen when the job first runs.",
     )
+
+
+class TilingSection(Section):
+    """Cuts rasters of any size, and very large photographs, into windows, and stitches what is found."""
+
+    size: int = Field(default=1024, ge=64, le=16_384, description="Width and height of a window, in pixels.")
+    overlap: int = Field(
+        default=128,
+        ge=0,
+        le=8192,
+        description="Pixels that neighbouring windows share. Instances up to this size are seen whole by one "
+        "of them; larger ones are put together from their parts.",
+    )
+    resolution: float | None = Field(
+        default=None,
+        gt=0,
+        description="Metres on the ground of a pixel that is segmented; overviews are used where they serve. "
+        "Default: the raster's own pixels.",
+    )
+    scale: float | None = Field(
+        default=None,
+        gt=0,
+        le=16,
+        description="Pixels of the network's input for each pixel of a window: never by the window's edges, "
+        "so that all windows have one scale. Default: the scale the weights were trained at, 1 where they "
+        "state none.",
+    )
+    bands: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] | None = Field(
+        default=None,
+        description="The bands that are red, green and blue, or the one that is grey: `[4, 3, 2]`. Default: "
+        "those declared so, else the first three, else the first.",
+    )
+    percentiles: Annotated[tuple[Percent, Percent], Field(strict=False)] = Field(
+        default=(2.0, 98.0),
+        description="Of the whole raster's samples: what becomes black and what white, where samples have "
+        "more than 8 bits.",
+    )
+    stretch: bool = Field(default=False, description="Stretch 8-bit samples between the percentiles too.")
+    deduplicate: Literal["within_rasters", "across_rasters"] = Field(
+        default="within_rasters",
+        description="`across_rasters` gives what several rasters that overlap on the ground show one row.",
+    )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.overlap * 2 > self.size:
+            raise ValueError(f"overlap {self.overlap} is more than half of size {self.size}")
+        if self.bands is not None and len(self.bands) not in (1, 3):
+            raise ValueError(f"bands must name one band or three, not {list(self.bands)}")
+        if self.percentiles[0] >= self.percentiles[1]:
+            raise ValueError("percentiles must rise")
+        return self
 
 
 class BatchSection(Section):
@@ -276,6 +344,10 @@ class SegmentSpec(JobSpec):
     input: Inputs = Field(description="The images: one input, or a list of them.")
     model: ModelSection = Field(default=ModelSection(), description="The model.")
     output: OutputSection = Field(description="Where the tables go.")
+    tiling: TilingSection | None = Field(
+        default=None,
+        description="Cut rasters into windows. Without it each image is segmented as a whole.",
+    )
     shards: ShardsSection = Field(default=ShardsSection(), description="How the input is cut.")
     workers: WorkersSection = Field(default=WorkersSection(), description="Who does the work.")
     batch: BatchSection = Field(default=BatchSection(), description="How images are grouped for the model.")
@@ -291,3 +363,13 @@ class SegmentSpec(JobSpec):
         description="Numbers the model computes in. `auto` is bfloat16 on GPU workers and float32 elsewhere, "
         "decided when the job first runs.",
     )
+
+    @model_validator(mode="after")
+    def _tiling_settings(self) -> Self:
+        if self.tiling is not None:
+            return self
+        if any(part.area is not None for part in self.input):
+            raise ValueError("input.area needs a `tiling` section: it limits which windows are read")
+        if self.output.crs is not None:
+            raise ValueError("output.crs needs a `tiling` section: without it no geometries are written")
+        return self

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.errors import one_line
+from jobs.outputs import is_tiled
 from jobs.progress import duration
 from jobs.resolve import standing_job
 from jobs.tally import Tally
@@ -20,6 +21,7 @@ from pipeline.retry import unfinished
 from pipeline.signs import PATIENCE, ShardSign, WorkerSign, read_signs
 from pipeline.stopping import cancel_requested
 from pipeline.storage import Store, StoreOptions
+from pipeline.tiled.planning import open_windows
 
 SILENT_SECONDS = 60.0
 """A worker that has not said anything for longer is shown as silent: it says something every ten seconds."""
@@ -41,9 +43,18 @@ def show_status(target: str, options: StoreOptions, console: Console | None = No
     shards, images = sum(plan.shards for plan in plans), sum(plan.images for plan in plans)
     console.print(_overview(job, shards, images, tally))
     _print_requests(store, console)
-    signs = read_signs(store)
+    signs, noun = read_signs(store), "images"
+    left = images - tally.images
+    if is_tiled(plans) and tally.shards < shards:
+        planned = sum(plan.windows.images for plan in plans if plan.windows is not None)
+        windows = open_windows(store)
+        done = Tally.of(Ledger(windows).records())
+        ended = ", ".join(f"{count:,} {escape(status)}" for status, count in sorted(done.statuses.items()))
+        console.print(f"windows   {done.images:,} of {planned:,}" + (f": {ended}" if ended else ""))
+        if done.images < planned:
+            signs, left, noun = read_signs(windows), planned - done.images, "windows"
     if tally.shards < shards:
-        console.print(_outlook(signs, images - tally.images), highlight=False)
+        console.print(_outlook(signs, left, noun), highlight=False)
     if signs and (tally.shards < shards or any(_alive(sign) for sign in signs)):
         console.print(_workers(signs))
 
@@ -75,14 +86,14 @@ def _overview(job: dict[str, object], shards: int, images: int, tally: Tally) ->
     return table
 
 
-def _outlook(signs: Sequence[WorkerSign], left: int) -> str:
+def _outlook(signs: Sequence[WorkerSign], left: int, noun: str) -> str:
     """What the workers that are alive will need for the rest, or what to do when there is none."""
     alive = [sign for sign in signs if _alive(sign)]
     if not alive:
         return "no worker is at work; run the job again to continue it"
     rate = sum(sign.images / max(1.0, sign.time - sign.started) for sign in alive)
     ending = f", about {duration(left / rate)} left" if rate > 0 else ""
-    return f"{len(alive)} workers at work, {rate:.1f} images/s{ending}"
+    return f"{len(alive)} workers at work, {rate:.1f} {noun}/s{ending}"
 
 
 def _alive(sign: WorkerSign) -> bool:

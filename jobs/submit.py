@@ -50,8 +50,8 @@ class Submission:
         """What is submitted for a checked spec."""
         document = _placed(spec.model_dump(mode="json", exclude_defaults=True, exclude={"extends"}))
         text = yaml.safe_dump(document, sort_keys=True, allow_unicode=True)
-        # Training is one process: Ray puts it where it has its cores and GPUs.
-        own = getattr(spec, "resources", None)
+        # Training without workers is one process: Ray puts it where it has its cores and GPUs.
+        own = None if getattr(spec, "workers", None) else getattr(spec, "resources", None)
         driver = None if own is None else (own.cpus, max(own.gpus, getattr(spec, "device", "") == "cuda"))
         output = str(document["output"]["uri"])
         return cls(spec.name, spec.kind, output, text, driver)

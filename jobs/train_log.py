@@ -1,44 +1,137 @@
-"""What a training says as it goes: a line every few seconds, and every step's losses for the curves."""
+"""What a training says as it goes: a line every few seconds, every step's losses, curves and pictures."""
 
 from __future__ import annotations
 
+import io
+import json
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 
+from condinst import Instances
+from jobs.board import Board
+from jobs.curves import write_curves
+from jobs.overlay import draw
 from jobs.train_spec import TrainSpec
+from pipeline.storage import Store
 
 SECONDS_BETWEEN_LINES = 10.0
+SUMMARY_KEY = "summary.json"
+FOLDER = "log/"
+"""`log/<step>.jsonl`: the steps up to that checkpoint, a line each."""
+_NOT_LOSSES = ("step", "lr", "norm", "skipped", "seconds", "wait")
 
 
 class TrainLog:
     """Collects each step's losses; prints their mean, images a second, the share of time without data."""
 
-    def __init__(self, spec: TrainSpec, console: Console) -> None:
-        self._spec, self._console = spec, console
-        self.steps: list[dict[str, float]] = []
-        self._shown = 0
+    def __init__(self, spec: TrainSpec, classes: Sequence[str], store: Store, console: Console) -> None:
+        self._spec, self._store, self._console, self._classes = spec, store, console, classes
+        self._steps: list[dict[str, float]] = []
+        self._recent: list[dict[str, float]] = []
+        self._first = 0
+        self._board: Board | None = None
         self._began = self._last = time.monotonic()
 
+    def resume(self, step: int) -> None:
+        """Go on after a step."""
+        self._first = step
+
     def step(self, step: int, terms: dict[str, float]) -> None:
-        """Take in a step's losses, learning rate and wait."""
-        self.steps.append({"step": step, **terms})
+        """Take in what `fit` tells of a step."""
+        said = {"step": step, **terms}
+        self._steps.append(said)
+        self._recent.append(said)
         now = time.monotonic()
         if now - self._last >= SECONDS_BETWEEN_LINES or step == self._spec.training.steps:
             self._print(step, now)
-            self._last, self._shown = now, len(self.steps)
+            self._last, self._recent = now, []
 
-    def _print(self, step: int, now: float) -> None:
-        recent = self.steps[self._shown :]
-        mean = {k: sum(s[k] for s in recent) / len(recent) for k in recent[0] if k != "step"}
-        seconds = max(now - self._last, 1e-6)
-        rate = len(recent) * self._spec.batch / seconds
-        waited = mean.pop("wait") * len(recent) / seconds
-        losses = "  ".join(f"{name} {value:.3g}" for name, value in mean.items())
-        left = (self._spec.training.steps - step) * (now - self._began) / max(step, 1)
+    def measured(
+        self, measured: Mapping[str, float], examples: Iterable[tuple[NDArray[Any], Instances]]
+    ) -> None:
+        """Take in a measurement, and images with what the model found in them."""
+        step = int(measured["step"])
+        self._open().scalars(step, {f"val/{k}": measured[k] for k in ("ap", "ap50", "ap75")})
+        for number, (pixels, found) in enumerate(examples):
+            picture = draw(pixels, found, self._classes)
+            self._open().picture(step, f"val/{number}", picture)
+            data = io.BytesIO()
+            Image.fromarray(picture).save(data, "JPEG", quality=85)
+            self._store.put(f"samples/{number}-{step:09d}.jpg", data.getvalue())
+
+    def flush(self) -> None:
+        """Put the steps since the last time."""
+        if not self._steps:
+            return
+        board = self._open()
+        for said in self._steps:
+            losses = {f"loss/{k}": v for k, v in said.items() if k not in _NOT_LOSSES}
+            rate = self._spec.batch / said["seconds"]
+            other = {"lr": said["lr"], "gradient norm": said["norm"], "images a second": rate}
+            board.scalars(int(said["step"]), losses | other | {"data wait": said["wait"] / said["seconds"]})
+        board.flush()
+        lines = "".join(json.dumps(said) + "\n" for said in self._steps)
+        self._store.put(f"{FOLDER}{int(self._steps[-1]['step']):09d}.jsonl", lines.encode())
+        self._steps = []
+
+    def conclude(self, measured: Sequence[Mapping[str, float]], workers: int) -> None:
+        """Put curves and summary of the whole training, and say the latter."""
+        steps = list(read_log(self._store))
+        write_curves(self._store, steps, measured)
+        seconds, waited = (sum(s[k] for s in steps) for k in ("seconds", "wait"))
+        skipped = sum(s["skipped"] for s in steps)
+        rate = len(steps) * self._spec.batch / seconds
+        said = {
+            "steps": len(steps),
+            "skipped": int(skipped),
+            "workers": workers,
+            "images_per_second": round(rate, 3),
+            "data_wait": round(waited / seconds, 5),
+            "seconds": measured[-1]["seconds"],
+        }
+        self._store.put(SUMMARY_KEY, json.dumps(said, indent=2).encode())
         self._console.print(
-            f"step {step:,}/{self._spec.training.steps:,}  {losses}  {rate:.1f} images/s, "
-            f"{waited:.0%} waiting for data, {left / 60:.0f} min left",
+            f"{len(steps):,} steps of {self._spec.batch} in {seconds / 60:.1f} min of training: {rate:.1f} "
+            f"images/s, {waited / seconds:.1%} waiting for data, {int(skipped)} skipped",
             highlight=False,
             soft_wrap=True,
         )
+
+    def _open(self) -> Board:
+        """The board, which only the process that writes has."""
+        self._board = self._board or Board(self._store, self._first)
+        return self._board
+
+    def _print(self, step: int, now: float) -> None:
+        recent = self._recent
+        mean = {k: sum(s[k] for s in recent) / len(recent) for k in recent[0] if k not in _NOT_LOSSES[3:]}
+        mean.pop("step")
+        seconds = max(now - self._last, 1e-6)
+        rate = len(recent) * self._spec.batch / seconds
+        waited = sum(s["wait"] for s in recent) / seconds
+        losses = "  ".join(f"{name} {value:.3g}" for name, value in mean.items())
+        skipped = int(sum(s["skipped"] for s in recent))
+        left = (self._spec.training.steps - step) * (now - self._began) / max(step - self._first, 1)
+        self._console.print(
+            f"step {step:,}/{self._spec.training.steps:,}  {losses}  {rate:.1f} images/s, "
+            f"{waited:.0%} waiting for data, {left / 60:.0f} min left"
+            + (f", {skipped} steps skipped" if skipped else ""),
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def read_log(store: Store) -> Iterator[dict[str, float]]:
+    """Every step of a training up to its last checkpoint."""
+    last = 0
+    for info in store.list(FOLDER):
+        for line in store.get(info.key).decode().splitlines():
+            said: dict[str, float] = json.loads(line)
+            if said["step"] > last:
+                last = int(said["step"])
+                yield said

@@ -17,21 +17,52 @@ from condinst.config import (
     ModelConfig,
 )
 from condinst.criterion import LossConfig
-from condinst.fit import FitConfig
+from condinst.optimizing import FitConfig
 from jobs.conventions import JobSpec, ResourcesSection
 from jobs.spec import Name, Section, StoreSection, Texts, Uri, listed, one_or_list
 
 
 class SourceSection(StoreSection):
-    """Labelled images: a COCO json and the folder that its `file_name`s start in."""
+    """Labelled images: a folder of them, and their labels in a COCO json or in a segment job's tables."""
 
-    uri: Uri = Field(description="Folder or URI of the images; the json's `file_name`s start here.")
-    annotations: str = Field(
-        min_length=1, description="The COCO json: polygons, RLE or boxes; a path or a URI."
+    uri: Uri = Field(
+        description="Folder or URI of the images; the json's `file_name`s, or the job's `image_id`s, start "
+        "here."
+    )
+    annotations: str | None = Field(
+        default=None, min_length=1, description="The COCO json: polygons, RLE or boxes; a path or a URI."
+    )
+    run: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Instead of a json: the output of a segment job, whose instances are the labels.",
+    )
+    min_score: float = Field(
+        default=0, ge=0, le=1, description="Of a job's instances, those of lower score are left out."
     )
     boxes_only: bool = Field(
         default=False, description="Use the boxes alone, whatever masks there are; for `loss.mask: boxinst`."
     )
+    weight: float = Field(
+        default=1,
+        gt=0,
+        le=1000,
+        description="How often each of its images is learned from in an epoch: 2 is twice, 0.5 every second "
+        "time.",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.annotations is None) == (self.run is None):
+            raise ValueError("give annotations (a COCO json) or run (a segment job's output), one of them")
+        if self.min_score and self.run is None:
+            raise ValueError("min_score belongs to run")
+        return self
+
+    @property
+    def labels(self) -> str:
+        """Where the labels are."""
+        return self.annotations or self.run or ""
 
 
 Sources = Annotated[
@@ -45,12 +76,29 @@ class DataSection(Section):
     """What is learned from, and what the model is measured on."""
 
     train: Sources = Field(description="Labelled images to learn from: one source, or a list of them.")
-    val: SourceSection = Field(description="Labelled images to measure on; none of them is learned from.")
+    val: SourceSection | None = Field(
+        default=None, description="Labelled images to measure on; none of them is learned from."
+    )
+    held_out: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Instead of `val`: the share of the images of `train` to measure on, chosen by the hash "
+        "of their names, so that an image stays where it is when others come.",
+    )
     classes: Texts | None = Field(
         default=None,
         min_length=1,
         description="Classes of the model, by name. Default: the categories of all sources.",
     )
+
+    @model_validator(mode="after")
+    def _one_exam(self) -> Self:
+        if (self.val is None) == (self.held_out is None):
+            raise ValueError("give val or held_out, one of them: what the model is measured on")
+        if self.val is not None and self.val.annotations is None:
+            raise ValueError("val is measured against a COCO json: give annotations")
+        return self
 
 
 class TrainModelSection(Section):
@@ -99,6 +147,28 @@ class TrainModelSection(Section):
         return ModelConfig.model_validate({"classes": classes, **self.stated()})
 
 
+class TrainWorkersSection(Section):
+    """Who trains, on Ray: so many processes, which share each step's batch. They change no result."""
+
+    count: int = Field(ge=1, le=1024, description="Workers.")
+    least: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Go on with so many when the cluster has no room for all. Default: `count`.",
+    )
+    cpus: int = Field(
+        default=1, ge=1, le=256, description="Processor cores of each worker; also its threads."
+    )
+    gpus: float = Field(default=0, ge=0, le=1, description="GPUs of each worker; with `device: cuda`, 1.")
+    max_failures: int = Field(
+        default=3,
+        ge=0,
+        le=1000,
+        description="How often the workers are started again, from the last checkpoint, when one dies.",
+    )
+
+
 class TrainSpec(JobSpec):
     """A training job: labelled images in, a weights file and its measurements out."""
 
@@ -111,12 +181,20 @@ class TrainSpec(JobSpec):
     training: FitConfig = Field(default=FitConfig(), description="How the network learns.")
     batch: int = Field(default=8, ge=1, le=1024, description="Views in a step.")
     seed: int = Field(default=0, ge=0, description="Of the first weights, the order and the views.")
-    threads: int = Field(default=1, ge=1, le=256, description="Processor threads that training uses.")
+    threads: int = Field(default=1, ge=1, le=256, description="Threads of a training without `workers`.")
+    decoders: int = Field(
+        default=2, ge=1, le=256, description="Threads of each process that fetch, decode and augment images."
+    )
+    workers: TrainWorkersSection | None = Field(
+        default=None,
+        description="Train on Ray with several processes. Default: in this process, without Ray.",
+    )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where training runs.")
     resources: ResourcesSection = Field(
         default=ResourcesSection(),
-        description="What a cluster reserves for the training, which is one process. With `device: cuda` "
-        "that is one GPU at least.",
+        description="What a cluster reserves for a training without `workers`, which is one process. With "
+        "`device: cuda` that is one GPU at least. With `workers`, what it says of memory and nodes holds for "
+        "each worker's pod.",
     )
     max_dets: int = Field(
         default=100,
@@ -124,11 +202,33 @@ class TrainSpec(JobSpec):
         le=10_000,
         description="Most detections of a class in an image that count when the model is measured.",
     )
+    samples: int = Field(
+        default=4, ge=0, le=64, description="Images, of those measured on, that are drawn each time."
+    )
     output: StoreSection = Field(description="Where the weights and measurements go.")
 
     @model_validator(mode="after")
+    def _workers_fit(self) -> Self:
+        own = self.workers
+        processes = own.count if own else 1
+        if self.batch < processes * self.training.accumulate:
+            raise ValueError(
+                f"a batch of {self.batch} cannot be shared by {processes} workers in "
+                f"{self.training.accumulate} parts: raise batch, lower workers.count or training.accumulate"
+            )
+        if own and (own.least or 0) > own.count:
+            raise ValueError("workers.least is more than workers.count")
+        if own and (self.device == "cuda") != (own.gpus > 0):
+            raise ValueError("device: cuda and workers.gpus go together")
+        if own and self.threads != 1:
+            raise ValueError("threads is for a training without workers; give workers.cpus instead")
+        return self
+
+    @model_validator(mode="after")
     def _losses_fit(self) -> Self:
-        alone = [s.annotations for s in self.data.train if s.boxes_only]
+        alone = [s.labels for s in self.data.train if s.boxes_only]
+        if self.augment.copy_paste and self.loss.mask == "boxinst":
+            raise ValueError("augment.copy_paste needs masks, and loss.mask: boxinst has none")
         if alone and self.loss.mask != "boxinst":
             raise ValueError(f"{alone[0]} gives boxes only: loss.mask must be boxinst")
         if self.loss.semantic and self.loss.mask == "boxinst":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from jobs.gallery import Gallery
@@ -17,11 +19,15 @@ from pipeline.decode import decode
 from pipeline.inputs import Inputs
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, freeze, load_plans, read_shard
+from pipeline.pixels import Rgb
 from pipeline.records import ImageRef, InputRejected
 from pipeline.rows import visible
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
-from pipeline.weights import detect_config, load_model
+from pipeline.tiled.nodata import on_data
+from pipeline.tiled.planning import freeze_tiled, open_windows
+from pipeline.tiled.reading import WindowReader
+from pipeline.weights import detect_config, load_model, preparing
 
 
 def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None = None) -> Gallery:
@@ -37,31 +43,56 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
     console.print(f"trying {len(refs)} images of {spec.name}", highlight=False)
     model = load_model(settings)
     detect = detect_config(model, settings)
-    inputs = Inputs(settings.sources)
+    look = looking(settings)
+    prepare = preparing(model, settings)
     gallery = Gallery(folder, model.config.classes, console)
     for ref in refs:
         try:
-            data, _ = inputs.fetch(ref, settings.limits.bytes)
-            image = decode(data, settings.limits)
+            image, valid = look(ref)
         except InputRejected as rejected:
             gallery.reject(ref.image_id, rejected.status, rejected.reason)
         else:
-            found = visible(model.predict_prepared([model.prepare(image)], detect)[0])
+            found = visible(model.predict_prepared([prepare(image)], detect)[0])
+            found = found if valid is None else on_data(found, valid)
             gallery.add(ref.image_id, image, found, each=False)
     gallery.close()
     return gallery
 
 
+def looking(settings: SegmentSettings) -> Callable[[ImageRef], tuple[Rgb, NDArray[np.bool_] | None]]:
+    """What gives an input's pixels, or a window's, and which of them hold data (None: all)."""
+    inputs, windows = Inputs(settings.sources), WindowReader(settings.sources)
+    limits = settings.limits
+
+    def look(ref: ImageRef) -> tuple[Rgb, NDArray[np.bool_] | None]:
+        if ref.window is not None:
+            pixels = windows.read(ref, limits, lambda data: decode(data, limits))
+            return pixels.rgb, pixels.valid
+        return decode(inputs.fetch(ref, limits.bytes)[0], limits), None
+
+    return look
+
+
 def sample(settings: SegmentSettings, output: Store, count: int) -> list[ImageRef]:
-    """`count` inputs at even distances (all, if there are fewer), in plan order."""
+    """`count` inputs (windows, of a tiled job) at even distances (all, if fewer), in plan order."""
     plans = load_plans(output)
     if plans:
-        return _pick(output, plans, count)
+        return _pick(*_inputs(output, plans), count)
     with tempfile.TemporaryDirectory(prefix="condinst-try-") as scratch:
         store = Store.open(scratch)
-        refs = _pick(store, [freeze(settings.sources, store, 1000, 0)], count)
+        if settings.tiling is None:
+            plan = freeze(settings.sources, store, 1000, 0)
+        else:
+            plan = freeze_tiled(settings.sources, store, 1000, 0, settings.tiling)
+        refs = _pick(*_inputs(store, [plan]), count)
     own = f"{output.uri}/"
     return [ref for ref in refs if not ref.uri.startswith(own)]
+
+
+def _inputs(store: Store, plans: Sequence[Plan]) -> tuple[Store, list[Plan]]:
+    """What the model is given: the plans' images, or their windows."""
+    windows = [plan.windows for plan in plans if plan.windows is not None]
+    return (open_windows(store), windows) if windows else (store, list(plans))
 
 
 def _pick(store: Store, plans: Sequence[Plan], count: int) -> list[ImageRef]:

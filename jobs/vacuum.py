@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.errors import ExitCode, JobError, one_line
+from jobs.outputs import stages
 from jobs.preview import readable_bytes
 from jobs.progress import duration
 from jobs.resolve import standing_job
 from jobs.target import no_job, open_target
 from pipeline.ledger import Ledger
-from pipeline.storage import StoreOptions
+from pipeline.storage import Store, StoreOptions
 from pipeline.vacuum import Kind, Leftovers, Orphan, find, remove
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -47,6 +48,12 @@ def vacuum_output(
     store = open_target(target, options)
     if standing_job(Ledger(store)) is None:
         raise no_job(store)
+    codes = [_vacuum(stage, seconds, yes, public, console) for stage in stages(store)]
+    return ExitCode.DAMAGED if ExitCode.DAMAGED in codes else ExitCode.DONE
+
+
+def _vacuum(store: Store, seconds: float, yes: bool, public: bool, console: Console) -> ExitCode:
+    console.print(store.uri, style="bold", markup=False, highlight=False)
     found = find(store, seconds)
     _print_found(console, found, seconds)
     if not yes:

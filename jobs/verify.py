@@ -14,12 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jobs.errors import ExitCode, one_line
+from jobs.outputs import stages
 from jobs.preview import readable_bytes
 from jobs.target import no_job, open_target
 from pipeline.findings import Finding
 from pipeline.storage import NotFound, StoreOptions
 from pipeline.verify import Outcome, Report, ShardHeard, verify
 
+WORST = [ExitCode.DONE, ExitCode.INCOMPLETE, ExitCode.DAMAGED]
 SHOWN = 20
 """Problems told one by one; the rest is counted."""
 CODES = {
@@ -44,16 +46,21 @@ def verify_output(
     """
     console = console or Console()
     store = open_target(target, options)
-    try:
-        with _progress(console, hidden=as_json) as heard:
-            report = verify(store, sample, full, heard)
-    except NotFound:
-        raise no_job(store) from None
+    reports = []
+    for stage in stages(store):
+        try:
+            with _progress(console, hidden=as_json) as heard:
+                reports.append(verify(stage, sample, full, heard))
+        except NotFound:
+            if not reports:
+                raise no_job(store) from None  # of windows there are none before the first run
     if as_json:
-        print(json.dumps(_record(report), indent=2))
+        windows = {"windows": _record(reports[1])} if len(reports) > 1 else {}
+        print(json.dumps({**_record(reports[0]), **windows}, indent=2))
     else:
-        _print(console, report)
-    return CODES[report.outcome]
+        for report in reports:
+            _print(console, report)
+    return max((CODES[report.outcome] for report in reports), key=WORST.index)
 
 
 @contextmanager

@@ -33,6 +33,9 @@ from pipeline.pixels import Rgb
 from pipeline.poison import Note, Past, at_key, convict, look_back, put_culprit, read_culprits
 from pipeline.records import ImageRef
 from pipeline.storage import Store
+from pipeline.tiled.children import RasterChildren
+from pipeline.tiled.pixels import WindowPixels
+from pipeline.tiled.reading import WindowReader
 from pipeline.watchdog import watching
 
 CAREFUL_AFTER = 2
@@ -83,6 +86,11 @@ class Care:
         with watching(f"decoding {ref.image_id!r} of shard {self.shard}", self.limits.seconds):
             return decode(data, self.limits)
 
+    def window(self, ref: ImageRef, windows: WindowReader) -> WindowPixels:
+        """Read a window of the shard; raises what `WindowReader.read` does, and Poisonous."""
+        with watching(f"reading {ref.image_id!r} of shard {self.shard}", self.limits.seconds):
+            return windows.read(ref, self.limits, lambda data: decode(data, self.limits))
+
     def way(self, images: Sequence[str]) -> Way:
         """How a batch of these images, named by their ids, is to go through the model."""
         return Way.WHOLE
@@ -109,12 +117,20 @@ class Careful(Care):
     ) -> None:
         super().__init__(limits, shard, culprits)
         self._store, self._attempt, self._worker, self._past = store, attempt, worker, past
-        self._children = Children(limits)
+        self._children, self._rasters = Children(limits), RasterChildren(limits)
 
     def decode(self, ref: ImageRef, data: bytes) -> Rgb:
         """The same in another process; who ends that is recorded. Raises ChildError and StoreError too."""
         try:
             return self._children.decode(data)
+        except DeadlyImage as death:
+            what = put_culprit(self._store, self.shard, self._attempt, ref.image_id, str(death))
+            raise Poisonous(what) from None
+
+    def window(self, ref: ImageRef, windows: WindowReader) -> WindowPixels:
+        """The same in other processes; raises as `decode` does."""
+        try:
+            return windows.read(ref, self.limits, self._children.decode, self._rasters.window)
         except DeadlyImage as death:
             what = put_culprit(self._store, self.shard, self._attempt, ref.image_id, str(death))
             raise Poisonous(what) from None
@@ -140,6 +156,7 @@ class Careful(Care):
     def close(self) -> None:
         """End the processes that decode."""
         self._children.close()
+        self._rasters.close()
 
 
 class Carer:

@@ -12,10 +12,13 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.decode import DecodeLimits, decode
+from pipeline.pixels import Rgb
 from pipeline.records import InputRejected, Status, describe
 
 REQUEST = struct.Struct("<Q")
@@ -34,47 +37,70 @@ _GRACE = 30
 
 def main() -> None:
     """Decode until stdin ends."""
+    serve(lambda data, limits, pipes: _image(decode(data, limits)))
+
+
+@dataclass(frozen=True)
+class Pipes:
+    """This process's end of its pipes."""
+
+    source: BinaryIO
+    sink: BinaryIO
+
+    def send(self, kind: int, height: int = 0, width: int = 0, body: memoryview | bytes = b"") -> None:
+        """Write an answer, or a question."""
+        self.sink.write(REPLY.pack(kind, height, width, len(body)))
+        self.sink.write(body)
+        self.sink.flush()
+
+    def receive(self) -> bytes | None:
+        """The next bytes after their length; None at the end."""
+        length = self.source.read(REQUEST.size)
+        return self.source.read(REQUEST.unpack(length)[0]) if len(length) == REQUEST.size else None
+
+
+Answer = tuple[int, int, int, memoryview | bytes]
+"""Kind, height, width, body."""
+
+
+def serve(answer: Callable[[bytes, DecodeLimits, Pipes], Answer]) -> None:
+    """Answer request after request until stdin ends, within the limits of the arguments."""
     pixels, size, memory = (int(argument) for argument in (*sys.argv[1:3], sys.argv[4]))
     limits = DecodeLimits(pixels, size, float(sys.argv[3]))
-    source, sink = _pipes()
+    pipes = _pipes()
     _confine(memory)
-    _send(sink, READY)
-    while len(request := source.read(REQUEST.size)) == REQUEST.size:
-        data = source.read(REQUEST.unpack(request)[0])
+    pipes.send(READY)
+    while (data := pipes.receive()) is not None:
         # A signal that kills whatever the process is doing, the GIL held or not.
         signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE)
-        answer = _answer(data, limits, memory)
+        said = _answered(lambda data=data: answer(data, limits, pipes), memory)  # type: ignore[misc]
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _send(sink, *answer)
+        pipes.send(*said)
 
 
-def _answer(data: bytes, limits: DecodeLimits, memory: int) -> tuple[int, int, int, memoryview | bytes]:
+def _image(image: Rgb) -> Answer:
+    return PIXELS, image.shape[0], image.shape[1], image.data.cast("B")
+
+
+def _answered(answer: Callable[[], Answer], memory: int) -> Answer:
     try:
-        image = decode(data, limits)
+        return answer()
     except InputRejected as error:
         status, reason = error.status, error.reason
         if isinstance(error.__context__, MemoryError):
             status, reason = Status.TOO_LARGE, f"decoding took more than {memory / 1e9:.1f} GB"
     except Exception as error:
         status, reason = Status.FAILED, describe(error)
-    else:
-        return PIXELS, image.shape[0], image.shape[1], image.data.cast("B")
     return REFUSED + REFUSALS.index(status), 0, 0, reason.encode(errors="replace")[:MAX_REASON]
 
 
-def _send(sink: BinaryIO, kind: int, height: int = 0, width: int = 0, body: memoryview | bytes = b"") -> None:
-    sink.write(REPLY.pack(kind, height, width, len(body)))
-    sink.write(body)
-    sink.flush()
-
-
-def _pipes() -> tuple[BinaryIO, BinaryIO]:
+def _pipes() -> Pipes:
     """Stdin and stdout for this program alone: what a decoder prints must not end up among the pixels."""
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
-    return source, sink
+    return Pipes(source, sink)
 
 
 def _confine(memory: int) -> None:

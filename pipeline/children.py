@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedIOBase
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -32,6 +33,10 @@ _PASSED_ON = ("PATH", "PYTHON", "LANG", "LC_", "LD_", "TMPDIR", "GDAL_", "PROJ_"
 _NAMES = {number.value: number.name for number in signal.Signals}
 
 
+_BROKEN = (OSError, EOFError, ValueError)
+T = TypeVar("T")
+
+
 class ChildError(Exception):
     """No child could be had: that says nothing about an image, and its shard is to be tried again."""
 
@@ -40,11 +45,28 @@ class DeadlyImage(Exception):
     """An image that ended the process which decoded it, twice, or would not end."""
 
 
+class Pipes(Protocol):
+    """The two pipes of a child, while it is asked for something. What breaks them ends the child."""
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Write, as a whole."""
+        ...
+
+    def header(self) -> tuple[int, int, int, int]:
+        """Read a `REPLY`."""
+        ...
+
+    def fill(self, target: memoryview) -> None:
+        """Read as many bytes as the target holds."""
+        ...
+
+
 class Children:
     """As many processes as threads that decode at a time; each is kept for the next image while it lives."""
 
-    def __init__(self, limits: DecodeLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: DecodeLimits, program: str = "pipeline.childdecode") -> None:
+        """`program` is the module that the children run; its arguments are the limits."""
+        self._limits, self._program = limits, program
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
         self._all: set[_Child] = set()
@@ -55,15 +77,23 @@ class Children:
 
         Raises InputRejected as that does, DeadlyImage, and ChildError.
         """
+        return self.ask(lambda pipes: _decoded(pipes, data, self._limits.pixels))
+
+    def ask(self, talk: Callable[[Pipes], T]) -> T:
+        """Have a child do something, within the time for an image: `talk` asks, and reads the answer.
+
+        It raises what is no fault of the child, NoAnswer for what no child answers. Raises DeadlyImage, and
+        ChildError.
+        """
         try:
-            return self._decode(data)
+            return self._ask(talk)
         except _Overdue as death:
             raise DeadlyImage(str(death)) from None
-        except _Death:
+        except NoAnswer:
             pass  # It may have been killed from outside, as when a machine is taken away: ask once more.
         try:
-            return self._decode(data)
-        except _Death as death:
+            return self._ask(talk)
+        except NoAnswer as death:
             raise DeadlyImage(str(death)) from None
 
     def close(self) -> None:
@@ -74,11 +104,11 @@ class Children:
         for child in children:
             child.end()
 
-    def _decode(self, data: bytes) -> Rgb:
+    def _ask(self, talk: Callable[[Pipes], T]) -> T:
         child = self._take()
         try:
-            return child.decode(data)
-        except _Death:
+            return child.ask(talk)
+        except NoAnswer:
             if self._closed:
                 raise ChildError("decoding was called off") from None
             raise
@@ -91,7 +121,7 @@ class Children:
                 raise ChildError("decoding was called off")
             if self._idle:
                 return self._idle.pop()
-            child = _Child(self._limits)
+            child = _Child(self._limits, self._program)
             self._all.add(child)
         try:
             child.start()
@@ -109,22 +139,22 @@ class Children:
         child.end()
 
 
-class _Death(Exception):
+class NoAnswer(Exception):
     """The child ended, or answered what no decoder answers, during an image."""
 
 
-class _Overdue(_Death):
+class _Overdue(NoAnswer):
     """The child was ended because it did not end."""
 
 
 class _Child:
-    def __init__(self, limits: DecodeLimits) -> None:
+    def __init__(self, limits: DecodeLimits, program: str) -> None:
         self._limits = limits
         self._late = False
         numbers = (limits.pixels, limits.bytes, limits.seconds, limits.memory)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pipeline.childdecode", *map(str, numbers)],
+                [sys.executable, "-P", "-m", program, *map(str, numbers)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -147,21 +177,20 @@ class _Child:
         """Wait until it can decode. Raises ChildError when it cannot."""
         try:
             with self._within(START_SECONDS):
-                if self._header() != (READY, 0, 0, 0):
-                    raise _Death("it began with something else")
-        except _Death as death:
+                if self.header() != (READY, 0, 0, 0):
+                    raise NoAnswer("it began with something else")
+        except NoAnswer as death:
             self.end()
             raise ChildError(f"the process that decodes did not start: {death}") from None
 
-    def decode(self, data: bytes) -> Rgb:
-        """Ask for one image. Raises InputRejected, or _Death, after which the child is gone."""
+    def ask(self, talk: Callable[[Pipes], T]) -> T:
+        """Ask for one image. After NoAnswer, and whatever else cuts `talk` short, the child is gone."""
         try:
             with self._within(self._limits.seconds):
-                self._to.write(REQUEST.pack(len(data)))
-                self._to.write(data)
-                self._to.flush()
-                return self._answer()
-        except _Death:
+                return talk(self)
+        except InputRejected:
+            raise
+        except BaseException:
             self.end()
             raise
 
@@ -173,36 +202,32 @@ class _Child:
             with suppress(OSError, ValueError):
                 pipe.close()
 
-    def _answer(self) -> Rgb:
-        kind, height, width, size = self._header()
-        if kind == PIXELS and 0 < height * width <= self._limits.pixels and size == 3 * height * width:
-            pixels = np.empty((height, width, 3), dtype=np.uint8)
-            self._fill(pixels.data.cast("B"))
-            return pixels
-        if 0 <= kind - REFUSED < len(REFUSALS) and size <= MAX_REASON:
-            reason = bytearray(size)
-            self._fill(memoryview(reason))
-            raise InputRejected(REFUSALS[kind - REFUSED], reason.decode(errors="replace"))
-        raise _Death("decoding gave something that is no image")
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Write to its stdin."""
+        for part in parts:
+            self._to.write(part)
+        self._to.flush()
 
-    def _header(self) -> tuple[int, int, int, int]:
+    def header(self) -> tuple[int, int, int, int]:
+        """Read what comes before an answer's bytes."""
         header = bytearray(REPLY.size)
-        self._fill(memoryview(header))
+        self.fill(memoryview(header))
         kind, height, width, size = REPLY.unpack(header)
         return kind, height, width, size
 
-    def _fill(self, target: memoryview) -> None:
+    def fill(self, target: memoryview) -> None:
+        """Read from its stdout."""
         if self._from.readinto(target) != len(target):
             raise EOFError
 
     @contextmanager
     def _within(self, seconds: float) -> Iterator[None]:
-        """Kill it when the block lasts longer; pipes that break become the _Death that broke them."""
+        """Kill it when the block lasts longer; pipes that break become the end that broke them."""
         timer = threading.Timer(seconds, self._kill_late)
         timer.start()
         try:
             yield
-        except (OSError, EOFError, ValueError):
+        except _BROKEN:
             raise self._death(seconds) from None
         finally:
             timer.cancel()
@@ -212,16 +237,35 @@ class _Child:
         self._late = True
         self._process.kill()
 
-    def _death(self, seconds: float) -> _Death:
+    def _death(self, seconds: float) -> NoAnswer:
         try:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            return _Death("decoding closed its process's pipes")
+            return NoAnswer("decoding closed its process's pipes")
         if self._late:
             return _Overdue(f"decoding did not end within {seconds:g} s")
         if code < 0:
-            return _Death(f"decoding killed its process ({_NAMES.get(-code, f'signal {-code}')})")
-        return _Death(f"decoding ended its process (exit code {code})")
+            return NoAnswer(f"decoding killed its process ({_NAMES.get(-code, f'signal {-code}')})")
+        return NoAnswer(f"decoding ended its process (exit code {code})")
+
+
+def _decoded(pipes: Pipes, data: bytes, limit: int) -> Rgb:
+    pipes.send(REQUEST.pack(len(data)), data)
+    kind, height, width, size = pipes.header()
+    if kind == PIXELS and 0 < height * width <= limit and size == 3 * height * width:
+        pixels = np.empty((height, width, 3), dtype=np.uint8)
+        pipes.fill(pixels.data.cast("B"))
+        return pixels
+    raise refusal(pipes, kind, size)
+
+
+def refusal(pipes: Pipes, kind: int, size: int) -> Exception:
+    """An answer that is no image: the InputRejected that it tells, else NoAnswer."""
+    if 0 <= kind - REFUSED < len(REFUSALS) and size <= MAX_REASON:
+        reason = bytearray(size)
+        pipes.fill(memoryview(reason))
+        return InputRejected(REFUSALS[kind - REFUSED], reason.decode(errors="replace"))
+    return NoAnswer("decoding gave something that is no image")
 
 
 def _environment() -> dict[str, str]:

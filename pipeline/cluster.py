@@ -9,9 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
-
-from pipeline.settings import SegmentSettings
+from typing import Any, Protocol
 
 PATIENCE = 15.0
 """Seconds that a cluster gets to report as free what an earlier run has just given back."""
@@ -23,15 +21,39 @@ OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's shared memory on this machine; only shard ids and reports pass through it."""
 
 
+class Needs(Protocol):
+    """What one worker takes."""
+
+    @property
+    def cpus(self) -> int:
+        """Processor cores."""
+        ...
+
+    @property
+    def gpus_held(self) -> float:
+        """GPUs, or a share of one."""
+        ...
+
+    @property
+    def memory(self) -> int:
+        """Bytes that Ray reserves; 0 for none."""
+        ...
+
+    @property
+    def accelerator(self) -> str | None:
+        """Type of the GPU, as Ray names it; None for any."""
+        ...
+
+
 class ClusterTooSmall(Exception):
     """The workers asked for do not fit; the message says what is missing."""
 
 
 @contextmanager
 def cluster(
-    settings: SegmentSettings, workers: int, *, address: str | None = None, debug: bool = False
+    settings: Needs, workers: int, *, address: str | None = None, debug: bool = False, spare: int = 1
 ) -> Iterator[None]:
-    """A Ray cluster with room for the workers; what this starts, this ends.
+    """A Ray cluster with room for the workers and `spare` CPUs beside them; what this starts, this ends.
 
     Inside, `run` uses it, so several runs share one. Raises ClusterTooSmall.
     """
@@ -41,7 +63,7 @@ def cluster(
     if started:
         _connect(address or os.environ.get("RAY_ADDRESS") or "local", settings, workers, debug)
     try:
-        _require(settings, workers)
+        _require(settings, workers, spare)
         yield
     finally:
         if started:
@@ -56,6 +78,7 @@ def shortfall(
     gpus: float,
     memory: int = 0,
     accelerator: str | None = None,
+    spare: int = 1,
 ) -> str | None:
     """Why a pool does not fit, or None. `nodes` are each node's resources, `free` what the cluster has left.
 
@@ -66,11 +89,10 @@ def shortfall(
         each = f"{cpus} CPU" + (f" and {gpus:g} {accelerator or ''} GPU".replace("  ", " ") if gpus else "")
         each += f" and {memory / 2**30:.1f} GiB" if memory else ""
         return f"{workers} workers of {each} each do not fit: the cluster's nodes hold {fitting}"
-    needed, has = workers * cpus + 1, free.get("CPU", 0.0)
+    needed, has = workers * cpus + spare, free.get("CPU", 0.0)
     if has < needed:
-        return (
-            f"{workers} workers of {cpus} CPU need {needed} free CPUs (one beside the pool), {has:g} are free"
-        )
+        beside = " (one beside the pool)" if spare else ""
+        return f"{workers} workers of {cpus} CPU need {needed} free CPUs{beside}, {has:g} are free"
     if gpus and free.get("GPU", 0.0) < workers * gpus:
         return f"{workers} workers of {gpus:g} GPU need {workers * gpus:g}, {free.get('GPU', 0.0):g} are free"
     if free.get("memory", 0.0) < workers * memory:
@@ -78,7 +100,7 @@ def shortfall(
     return None
 
 
-def room(settings: SegmentSettings) -> int:
+def room(settings: Needs) -> int:
     """How many workers the cluster that this process is in has room for now, beside the CPU that is kept."""
     import ray
 
@@ -87,7 +109,7 @@ def room(settings: SegmentSettings) -> int:
     return min(by_cpu, sum(_fits_one(settings, node["Resources"]) for node in _nodes()))
 
 
-def _connect(address: str, settings: SegmentSettings, workers: int, debug: bool) -> None:
+def _connect(address: str, settings: Needs, workers: int, debug: bool) -> None:
     import ray
 
     if not debug:
@@ -127,14 +149,14 @@ def _hushed() -> Iterator[None]:
             os.close(terminal)
 
 
-def _require(settings: SegmentSettings, workers: int) -> None:
+def _require(settings: Needs, workers: int, spare: int) -> None:
     """Raise ClusterTooSmall unless the pool fits, now or once an earlier pool is gone or nodes have come."""
     import ray
 
     def missing(free: Mapping[str, float]) -> str | None:
         nodes = [node["Resources"] for node in _nodes()]
-        needs = (settings.cpus, settings.gpus, settings.memory, settings.accelerator)
-        return shortfall(nodes, free, workers, *needs)
+        needs = (settings.cpus, settings.gpus_held, settings.memory, settings.accelerator)
+        return shortfall(nodes, free, workers, *needs, spare)
 
     problem = missing(ray.cluster_resources())  # type: ignore[no-untyped-call]
     if problem is not None and (patience := float(os.environ.get(NODE_PATIENCE) or 0)):
@@ -151,7 +173,7 @@ def _require(settings: SegmentSettings, workers: int) -> None:
     raise ClusterTooSmall(f"{problem}. Ask for fewer or smaller workers, or add nodes")
 
 
-def _bring_nodes(settings: SegmentSettings, workers: int, patience: float) -> None:
+def _bring_nodes(settings: Needs, workers: int, patience: float) -> None:
     """Have an autoscaler bring nodes for the workers, and wait until they are there, or patience ends.
 
     Asks by a placement group, which is gone with this process, whatever becomes of it.
@@ -159,7 +181,7 @@ def _bring_nodes(settings: SegmentSettings, workers: int, patience: float) -> No
     from ray.util.placement_group import placement_group, remove_placement_group
 
     bundle: dict[str, float] = {"CPU": settings.cpus}
-    bundle |= {"GPU": settings.gpus} if settings.gpus else {}
+    bundle |= {"GPU": settings.gpus_held} if settings.gpus_held else {}
     bundle |= {"memory": settings.memory} if settings.memory else {}
     bundle |= {f"accelerator_type:{settings.accelerator}": 0.001} if settings.accelerator else {}
     group = placement_group([*([bundle] * workers), {"CPU": 1}])
@@ -175,8 +197,8 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def _fits_one(settings: SegmentSettings, node: Mapping[str, float]) -> int:
-    return _fits(node, settings.cpus, settings.gpus, settings.memory, settings.accelerator)
+def _fits_one(settings: Needs, node: Mapping[str, float]) -> int:
+    return _fits(node, settings.cpus, settings.gpus_held, settings.memory, settings.accelerator)
 
 
 def _fits(

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.cluster import ClusterTooSmall, cluster, room
 from pipeline.metrics import RunMetrics
@@ -25,8 +25,6 @@ from pipeline.storage import Store, StoreError
 
 if TYPE_CHECKING:
     from ray.data import ActorPoolStrategy
-
-    from pipeline.worker import Worker
 
 __all__ = ["ClusterTooSmall", "NothingWorks", "cluster", "run", "run_local"]
 
@@ -65,10 +63,8 @@ def run_local(
     `retry` the shards are committed, and some of their inputs are done again. Raises what `Worker` raises,
     and NothingWorks.
     """
-    from pipeline.worker import Worker
-
     on_result = _giving_up(on_result, workers=1)
-    worker = Worker(settings, retry)
+    worker = worker_of(settings, retry)
     try:
         with ThreadPoolExecutor(IN_FLIGHT, "shard") as pool:
             running: set[Future[ShardResult]] = set()
@@ -155,6 +151,29 @@ def _telling(flag: RunFlag, stop: Stop | None) -> Iterator[None]:
         flag.clear()
 
 
+class ShardWorker(Protocol):
+    """What takes one shard from its start to its commit, for two shards at a time."""
+
+    def process(self, shard: str) -> ShardResult:
+        """Do a shard; raises when it could not be committed."""
+        ...
+
+    def close(self) -> None:
+        """End; no shard may be in work."""
+        ...
+
+
+def worker_of(settings: SegmentSettings, retry: Retry | None) -> ShardWorker:
+    """The worker that does these settings' shards. Raises what it raises."""
+    if settings.stitching:
+        from pipeline.tiled.worker import StitchWorker
+
+        return StitchWorker(settings)
+    from pipeline.worker import Worker
+
+    return Worker(settings, retry)
+
+
 def attempt(process: Callable[[str], ShardResult], shard: str) -> ShardResult:
     """Process a shard; an error becomes its result, so that it costs this shard and not the run."""
     try:
@@ -177,7 +196,7 @@ class ShardActor:
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._in_work = 0
-        self._worker: Worker | None = None
+        self._worker: ShardWorker | None = None
         with suppress(Exception):  # tried again, and reported, with the first shard
             self._ready()
 
@@ -202,11 +221,9 @@ class ShardActor:
             self._in_work += shards
             self._changed.notify_all()
 
-    def _ready(self) -> Worker:
-        from pipeline.worker import Worker
-
+    def _ready(self) -> ShardWorker:
         with self._lock:
-            self._worker = self._worker or Worker(self._settings, self._retry)
+            self._worker = self._worker or worker_of(self._settings, self._retry)
             return self._worker
 
 
@@ -243,7 +260,7 @@ def _results(
         batch_size=1,
         compute=pool,
         num_cpus=settings.cpus,
-        num_gpus=settings.gpus or None,
+        num_gpus=settings.gpus_held or None,
         memory=settings.memory or None,
         **more,
     )

@@ -28,6 +28,10 @@ _FIELDS = [
 ]
 
 
+RASTER = pa.field("raster", pa.string())
+"""How a raster is read, in the manifests of tiled jobs alone."""
+
+
 @dataclass
 class Tally:
     """What planning has met so far."""
@@ -48,10 +52,10 @@ class Tally:
     """Objects that an earlier generation has with another etag; they are images of this one too."""
 
 
-def entry_schema(extra: pa.Schema) -> pa.Schema:
+def entry_schema(extra: pa.Schema, tiled: bool = False) -> pa.Schema:
     """Schema of a manifest whose images carry the columns `extra`: a struct beside the project's own."""
-    fields = [*_FIELDS, pa.field("extra", pa.struct(list(extra)))] if len(extra) else _FIELDS
-    return pa.schema(fields)
+    fields = [*_FIELDS, RASTER] if tiled else _FIELDS
+    return pa.schema([*fields, pa.field("extra", pa.struct(list(extra)))] if len(extra) else fields)
 
 
 def entries(
@@ -103,6 +107,7 @@ def _ref(row: dict[str, Any]) -> ImageRef:
         etag=row["etag"],
         bytes=row["bytes"],
         window=None if row["window"] is None else Window(**row["window"]),
+        raster=row.get("raster"),
         problem=row["problem"],
         extra=row.get("extra") or {},
     )

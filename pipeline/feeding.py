@@ -20,6 +20,8 @@ from pipeline.inputs import Inputs
 from pipeline.records import ImageRef, InputRejected, Status, describe
 from pipeline.rows import Outcome
 from pipeline.storage import StoreError
+from pipeline.tiled.pixels import WindowPixels
+from pipeline.tiled.reading import WindowReader
 
 FETCHERS = 16
 """Requests in flight of one worker."""
@@ -37,6 +39,8 @@ class Ready:
     outcome: Outcome
     """What is known of it; `empty` until the model has spoken."""
     prepared: Prepared
+    valid: NDArray[np.bool_] | None = None
+    """Of a window: (height, width) false where its pixels hold no data; None where all do."""
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -46,7 +50,7 @@ class Ready:
     @property
     def held(self) -> int:
         """Bytes its pixels take."""
-        return self.prepared.pixels.nbytes
+        return self.prepared.pixels.nbytes + (0 if self.valid is None else self.valid.nbytes)
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,11 @@ class Feeder:
         images: int,
         bytes: int,
         decoders: int,
+        windows: WindowReader | None = None,
     ) -> None:
+        """`windows` reads those of rasters, in jobs that have any."""
         self._inputs, self._prepare, self._limits = inputs, prepare, limits
+        self._windows = windows
         self._images, self._bytes = images, bytes
         self._fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
         self._decoders = ThreadPoolExecutor(decoders, "decode")
@@ -78,6 +85,8 @@ class Feeder:
         """End the threads once what they have begun is done."""
         self._fetchers.shutdown(cancel_futures=True)
         self._decoders.shutdown(cancel_futures=True)
+        if self._windows is not None:
+            self._windows.close()
 
     def stream(
         self, refs: Sequence[ImageRef], clock: Clock, care: Care | None = None
@@ -121,6 +130,9 @@ class Feeder:
         """In a fetching thread: the bytes; then it is a decoding thread's turn."""
         if not task.future.set_running_or_notify_cancel():
             return
+        if self._windows is not None:
+            self._read_window(task, self._windows)
+            return
         try:
             with task.clock.stage("fetch"):
                 data, etag = self._inputs.fetch(task.ref, self._limits.bytes)
@@ -130,10 +142,42 @@ class Feeder:
             task.future.set_result(Refused(task.index, _refusal(Outcome(task.ref, Status.FAILED), error)))
         else:
             outcome = Outcome(task.ref, Status.EMPTY, bytes=len(data), etag=etag)
-            try:
-                self._decoders.submit(self._decode, task, outcome, data)
-            except RuntimeError as error:  # the worker is being closed
-                task.future.set_exception(error)
+            self._hand_on(task, self._decode, task, outcome, data)
+
+    def _read_window(self, task: _Task, windows: WindowReader) -> None:
+        """In a fetching thread: a window's pixels, of which fetching is the slower part."""
+        start = time.monotonic()
+        try:
+            with task.clock.stage("fetch"):
+                pixels = task.care.window(task.ref, windows)
+        except (StoreError, ChildError) as error:
+            task.future.set_exception(error)
+        except Poisonous as error:
+            task.future.set_result(_poisonous(task, str(error)))
+        except Exception as error:
+            task.future.set_result(Refused(task.index, _refusal(Outcome(task.ref, Status.FAILED), error)))
+        else:
+            size = (pixels.rgb.shape[0], pixels.rgb.shape[1])
+            outcome = Outcome(task.ref, Status.EMPTY, etag=task.ref.etag, size=size)
+            self._hand_on(task, self._prepare_window, task, outcome, pixels, start)
+
+    def _prepare_window(self, task: _Task, outcome: Outcome, pixels: WindowPixels, start: float) -> None:
+        """In a decoding thread: a window's pixels at the model's scale."""
+        try:
+            with task.clock.stage("prepare"):
+                prepared = self._prepare(pixels.rgb)
+        except Exception as error:
+            task.future.set_result(Refused(task.index, _refusal(outcome, error)))
+        else:
+            outcome = replace(outcome, decode_ms=(time.monotonic() - start) * 1000)
+            task.future.set_result(Ready(task.index, outcome, prepared, pixels.valid))
+
+    def _hand_on(self, task: _Task, work: Callable[..., None], *arguments: object) -> None:
+        """Give a decoding thread its turn."""
+        try:
+            self._decoders.submit(work, *arguments)
+        except RuntimeError as error:  # the worker is being closed
+            task.future.set_exception(error)
 
     def _decode(self, task: _Task, outcome: Outcome, data: bytes) -> None:
         """In a decoding thread: the pixels, at the model's scale."""

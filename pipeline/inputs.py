@@ -37,14 +37,11 @@ class Inputs:
             _check_size(ref.bytes, limit_bytes)
 
         def check(info: ObjectInfo) -> None:
-            if ref.etag is not None and info.etag is not None and info.etag != ref.etag:
-                raise InputRejected(
-                    Status.MISSING, f"changed since the plan (etag {ref.etag} -> {info.etag})"
-                )
+            _check_etag(ref, info)
             _check_size(info.size, limit_bytes)
 
         try:
-            store, key = self._find(ref)
+            store, key = self.find(ref)
             data, info = store.get_with_info(key, check)
         except Unavailable:
             raise
@@ -54,6 +51,16 @@ class Inputs:
             raise InputRejected(Status.FAILED, str(error)) from None
         return data, info.etag
 
+    def size(self, ref: ImageRef) -> int:
+        """Bytes of an input's file now.
+
+        Raises InputRejected, `missing`, when it is no longer the file that was planned, StoreError.
+        """
+        store, key = self.find(ref)
+        info = store.head(key)
+        _check_etag(ref, info)
+        return info.size
+
     def beginning(self, ref: ImageRef, length: int = HEADER_BYTES) -> bytes:
         """Read the first bytes of an image's file; raises as `fetch` does."""
         if ref.problem is not None:
@@ -61,7 +68,7 @@ class Inputs:
         if ref.bytes == 0:
             raise InputRejected(Status.CORRUPT, "the file is empty")
         try:
-            store, key = self._find(ref)
+            store, key = self.find(ref)
             return store.get_range(key, 0, length if ref.bytes is None else min(length, ref.bytes))
         except Unavailable:
             raise
@@ -70,12 +77,18 @@ class Inputs:
         except StoreError as error:
             raise InputRejected(Status.FAILED, str(error)) from None
 
-    def _find(self, ref: ImageRef) -> tuple[Store, str]:
+    def find(self, ref: ImageRef) -> tuple[Store, str]:
+        """The store that an input's file lies in, and its key there."""
         place = locate(ref.uri, trim=False)
         options = self._sources[ref.source].options
         with self._lock:
             store = self._stores.setdefault((place.root, options), Store.open(place.root, options))
         return store, place.path
+
+
+def _check_etag(ref: ImageRef, info: ObjectInfo) -> None:
+    if ref.etag is not None and info.etag is not None and info.etag != ref.etag:
+        raise InputRejected(Status.MISSING, f"changed since the plan (etag {ref.etag} -> {info.etag})")
 
 
 def _check_size(size: int, limit: int) -> None:

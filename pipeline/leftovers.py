@@ -27,7 +27,7 @@ K = TypeVar("K", bound=Hashable)
 _SHARD = r"(?P<shard>\d{4,}-\d{6,})"
 _ATTEMPT = re.compile(rf"_attempts/{_SHARD}/(?P<attempt>\d{{13}}-[0-9a-f]+)/\w[\w.-]*")
 _PUBLIC = re.compile(rf"(?:{'|'.join(TABLES)})/{_SHARD}\.parquet")
-_PLAN = re.compile(r"(?P<folder>_plans/[0-9a-f]+)/manifest-\d+\.parquet")
+_PLAN = re.compile(r"(?P<folder>_plans/[0-9a-f]+)/(?:manifest-\d+\.parquet|areas\.json)")
 _PROBE = re.compile(r"_probe/[0-9a-f]+")
 _FLAG = re.compile(rf"{STOPS}[0-9a-f]+")
 _SIGN = re.compile(r"_progress/\w[\w.-]*\.json")

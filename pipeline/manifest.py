@@ -5,24 +5,18 @@ from __future__ import annotations
 import base64
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from pipeline.entries import Tally, entry_schema
+from pipeline.entries import Tally
+from pipeline.inputrows import InputRows, demand
 from pipeline.known import Known
-from pipeline.listing import Folder
 from pipeline.objects import NotFound
 from pipeline.plan import Plan, PlanError, PlanFile, load_plan, load_plans, plan_bytes, plan_key, read_shard
 from pipeline.sampling import Sample
-from pipeline.schemas import collisions
 from pipeline.shardfiles import ShardFiles
 from pipeline.sources import InputError, InputSource
 from pipeline.storage import Store
-from pipeline.unique import UniqueIds
-from pipeline.usermanifest import UserManifest
 
 __all__ = [
     "InputError",
@@ -66,11 +60,11 @@ def scan(
     `sample` gets all rows to choose from. Raises what `freeze` does.
     """
     tally = Tally()
-    for batch in _Inputs(sources, output, known).batches(tally):
+    for batch in InputRows(sources, output, known).batches(tally):
         if sample is not None:
             sample.add(batch)
     if known is None:
-        _demand(tally, sources)
+        demand(tally, sources)
     return Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
 
 
@@ -87,8 +81,8 @@ def freeze(sources: Sequence[InputSource], output: Store, shard_size: int, gener
     except NotFound:
         pass
     tally = Tally()
-    plan = _write(_Inputs(sources, output), tally, output, shard_size, generation)
-    _demand(tally, sources)
+    plan = _write(InputRows(sources, output), tally, output, shard_size, generation)
+    demand(tally, sources)
     return _settle(plan, output)
 
 
@@ -101,7 +95,7 @@ def extend(
     what `freeze` does.
     """
     tally = Tally()
-    plan = _write(_Inputs(sources, output, known), tally, output, plans[-1].shard_size, len(plans))
+    plan = _write(InputRows(sources, output, known), tally, output, plans[-1].shard_size, len(plans))
     found = Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
     if not plan.images:
         return None, found
@@ -120,7 +114,7 @@ def _settle(plan: Plan, output: Store) -> Plan:
     return standing
 
 
-def _write(inputs: _Inputs, tally: Tally, output: Store, shard_size: int, generation: int) -> Plan:
+def _write(inputs: InputRows, tally: Tally, output: Store, shard_size: int, generation: int) -> Plan:
     writer = ShardFiles(output, secrets.token_hex(8), inputs.schema, shard_size)
     try:
         for batch in inputs.batches(tally):
@@ -140,84 +134,3 @@ def _write(inputs: _Inputs, tally: Tally, output: Store, shard_size: int, genera
         skipped=dict(tally.skipped),
         extra_schema=base64.b64encode(inputs.extra.serialize()).decode() if len(inputs.extra) else "",
     )
-
-
-class _Inputs:
-    """All inputs of a job as one stream of rows, in the job's order."""
-
-    def __init__(
-        self, sources: Sequence[InputSource], output: Store | None, known: Known | None = None
-    ) -> None:
-        """With `known` only the inputs marked `new` are read, and of their rows those that are not known."""
-        _check_names(sources)
-        self._sources, self._known = sources, known
-        self._readers = [
-            UserManifest(index, source) if source.manifest else Folder(index, source, output)
-            for index, source in enumerate(sources)
-        ]
-        self.extra = _united(
-            [(reader.extra, source.uri) for reader, source in zip(self._readers, sources, strict=True)]
-        )
-        self.schema = entry_schema(self.extra)
-
-    def batches(self, tally: Tally) -> Iterator[pa.RecordBatch]:
-        unique = UniqueIds(self._sources)
-        for index, reader in enumerate(self._readers):
-            if self._known is not None and not self._sources[index].new:
-                continue
-            for numbered in reader.batches(self.schema, tally):
-                kept = unique.judge(index, numbered, tally)
-                if self._known is not None:
-                    kept = self._known.fresh(kept, tally)
-                tally.images += kept.num_rows
-                tally.bytes += pc.sum(kept.column("bytes"), min_count=0).as_py()
-                yield kept
-
-
-def _demand(tally: Tally, sources: Sequence[InputSource]) -> None:
-    """Raise InputError when nothing is to be segmented, saying what was looked for and what is there."""
-    if tally.images:
-        return
-    sought = "; ".join(_sought(source) for source in sources)
-    if not tally.seen:
-        raise InputError(f"no images: nothing lies at {sought}; check the uri")
-    raise InputError(
-        f"no images: none of {tally.seen:,} objects or rows is taken, such as {tally.example!r} ({sought}); "
-        "check include and exclude"
-    )
-
-
-def _sought(source: InputSource) -> str:
-    globs = [f"{word} {', '.join(given)}" for word, given in _globs(source) if given]
-    return " ".join([source.uri, *globs])
-
-
-def _globs(source: InputSource) -> list[tuple[str, tuple[str, ...]]]:
-    return [("include", source.include), ("exclude", source.exclude)]
-
-
-def _check_names(sources: Sequence[InputSource]) -> None:
-    names = [source.name for source in sources if source.name is not None]
-    for name in names:
-        if not name or "/" in name:
-            raise InputError(f"input name {name!r}: a name is not empty and holds no '/'")
-        if names.count(name) > 1:
-            raise InputError(f"two inputs are named {name!r}; names tell inputs apart")
-
-
-def _united(parts: Sequence[tuple[pa.Schema, str]]) -> pa.Schema:
-    """Schema of all passed-through columns. Raises InputError where inputs disagree or a name is taken."""
-    united: dict[str, pa.Field] = {}
-    for schema, uri in parts:
-        if taken := collisions(schema.names):
-            raise InputError(
-                f"columns {', '.join(taken)} of {uri} have names of the images table's own columns; "
-                "rename them in the manifest or leave them out of `columns`"
-            )
-        for field in schema:
-            known = united.setdefault(field.name, field)
-            if known.type != field.type:
-                raise InputError(
-                    f"column {field.name!r} is {field.type} in {uri} and {known.type} in another input"
-                )
-    return pa.schema(list(united.values()))

@@ -49,7 +49,7 @@ class Plan:
     files: tuple[PlanFile, ...]
     images: int
     shard_size: int
-    """Images a shard; the last shard may have fewer."""
+    """Images a shard; the last shard may have fewer. Where `sizes` tells them, the most that one may have."""
     shards: int
     bytes: int
     """Of the images whose size is known."""
@@ -57,7 +57,21 @@ class Plan:
     """Objects and rows that are no inputs of the job, by reason."""
     extra_schema: str = ""
     """Arrow schema of the columns passed through from users' manifests: IPC bytes in base64."""
+    sizes: tuple[int, ...] = ()
+    """Images of each shard, where they differ."""
+    crs: str = ""
+    """CRS of the geometries of a tiled job; empty where no raster says where it lies."""
+    areas: str = ""
+    """Key of the areas of interest of a tiled job's inputs."""
+    windows: Plan | None = None
+    """Of a tiled job: the plan of its first stage, whose files lie in that stage's output."""
     version: Literal[1] = 1
+
+    def rows(self, number: int) -> int:
+        """Images of a shard."""
+        if self.sizes:
+            return self.sizes[number]
+        return min(self.shard_size, self.images - number * self.shard_size)
 
     @property
     def extra(self) -> pa.Schema:
@@ -131,7 +145,7 @@ def read_shard(output: Store, plan: Plan, number: int) -> list[ImageRef]:
         ).read_row_group(group, use_threads=False)
     except (pa.ArrowException, OSError, NotFound) as error:
         raise _broken(output, file, str(error).partition("\n")[0]) from None
-    expected = min(plan.shard_size, plan.images - number * plan.shard_size)
+    expected = plan.rows(number)
     if table.num_rows != expected:
         raise _broken(output, file, f"row group {group} has {table.num_rows} rows, not {expected}")
     return image_refs(table)
@@ -166,5 +180,12 @@ def _adds_up(plan: Plan) -> bool:
         plan.images == sum(file.rows for file in plan.files)
         and plan.shards == sum(file.row_groups for file in plan.files)
         and plan.shard_size > 0
-        and plan.shards == -(-plan.images // plan.shard_size)
+        and _cut_adds_up(plan)
+        and (plan.windows is None or _adds_up(plan.windows))
     )
+
+
+def _cut_adds_up(plan: Plan) -> bool:
+    if plan.sizes:
+        return len(plan.sizes) == plan.shards and sum(plan.sizes) == plan.images
+    return plan.shards == -(-plan.images // plan.shard_size)

@@ -51,6 +51,8 @@ class ImageRef:
     etag: str | None = None
     bytes: int | None = None
     window: Window | None = None
+    raster: str | None = None
+    """Of a tiled job: how the raster is read, as the plan froze it (`pipeline.tiled.frozen`)."""
     problem: str | None = None
     """Why it cannot be read at all (the store cannot address its name); ends as `unsupported`."""
     extra: Mapping[str, object] = field(default_factory=dict)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from pipeline.commit import Commit, Work
+
 
 @dataclass(frozen=True)
 class ShardResult:
@@ -49,3 +51,21 @@ class ShardResult:
     def from_json(cls, text: str) -> ShardResult:
         """The reverse."""
         return cls(**json.loads(text))
+
+
+def result_of(ruling: Commit, attempt: str, work: Work) -> ShardResult:
+    """The report of an attempt at a shard, of which `ruling` is the record that was committed."""
+    return ShardResult(
+        shard=ruling.shard,
+        attempt=attempt,
+        worker=work.worker,
+        won=ruling.attempt == attempt,
+        counts=ruling.counts,
+        classes=ruling.classes,
+        instances=ruling.instances,
+        bytes=ruling.bytes,
+        seconds=work.seconds,
+        first=work.first,
+        last=work.last,
+        busy=work.busy,
+    )

@@ -34,10 +34,19 @@ class Outcome:
     found: Instances | None = None
     decode_ms: float | None = None
     infer_ms: float | None = None
+    tiles: int | None = None
+    """Windows it was cut into."""
+    crs: str | None = None
+    transform: Sequence[float] | None = None
+    """From its pixels to the CRS (`pipeline.geo.georef`)."""
+    streamed: int | None = None
+    """Its instances, where they are not held in `found`."""
 
     @property
     def instances(self) -> int:
         """Rows this input has in `instances`."""
+        if self.streamed is not None:
+            return self.streamed
         return 0 if self.found is None else len(self.found)
 
 
@@ -126,6 +135,9 @@ def _image_row(outcome: Outcome, attempt: str) -> dict[str, object]:
         "width": width,
         "height": height,
         "instances": outcome.instances,
+        "tiles": outcome.tiles,
+        "crs": outcome.crs,
+        "transform": None if outcome.transform is None else list(outcome.transform),
         "decode_ms": outcome.decode_ms,
         "infer_ms": outcome.infer_ms,
         "attempt": attempt,

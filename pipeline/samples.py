@@ -1,45 +1,48 @@
-"""Training input: labelled images of COCO sources, fetched and decoded when they are asked for."""
+"""Training input: labelled images of several sources, fetched and decoded when they are asked for."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Any
 
-from condinst.augment import Example, boxes_only
-from condinst.coco_truth import ImageTruth, TruthError, read_truth
+from condinst.augment import Labelled
+from condinst.coco_truth import ImageTruth
 from pipeline.decode import DecodeLimits, decode
+from pipeline.labels import Labels, SampleError, read_coco, read_run
 from pipeline.pixels import Rgb
 from pipeline.records import InputRejected
 from pipeline.storage import NotFound, Store, StoreOptions
 
-
-class SampleError(ValueError):
-    """A source or an image of it that cannot be trained on; the message names it and what is wrong."""
+__all__ = ["SampleError", "SampleSource", "Samples", "held_out", "read_labelled"]
 
 
 @dataclass(frozen=True)
 class SampleSource:
-    """A COCO json, and where its images lie."""
+    """Labels, and where their images lie."""
 
-    annotations: str
-    """Path or URI of the json."""
+    labels: str
+    """Path or URI of a COCO json, or the output of a segment job."""
     images: str
-    """Folder or URI in which its `file_name`s start."""
+    """Folder or URI in which `file_name`s, or a job's `image_id`s, start."""
     boxes_only: bool = False
-    """Use of each annotation its box alone, though it may have a mask."""
+    """Use of each label its box alone, though it may have a mask."""
     options: StoreOptions = field(default_factory=StoreOptions)
+    run: bool = False
+    """Whether `labels` is a segment job's output."""
+    min_score: float = 0.0
+    """Of a job's instances, those of lower score are left out."""
 
 
 class Samples:
     """The images of some sources as one list; safe to read from threads.
 
-    Decoded images are kept, the last used ones up to `cache_bytes`. Raises SampleError or StoreError when
-    the annotations cannot be read, SampleError when they have none of `classes`.
+    A share `hold` of the images, chosen by the hash of their names, is left out and listed in `held`. Decoded
+    images are kept, the last used ones up to `cache_bytes`. Raises SampleError or StoreError when the labels
+    cannot be read, SampleError when they have none of `classes`.
     """
 
     def __init__(
@@ -47,17 +50,31 @@ class Samples:
         sources: Sequence[SampleSource],
         classes: Sequence[str] | None = None,
         cache_bytes: int = 2**31,
+        hold: float = 0.0,
     ) -> None:
-        read = [read_annotations(source) for source in sources]
-        self.classes = tuple(classes or dict.fromkeys(name for names, _ in read for name in names))
+        read = [_read(source) for source in sources]
+        self.digests = {
+            f"{n}:{s.labels}": own.digest for n, (s, own) in enumerate(zip(sources, read, strict=True))
+        }
+        """sha256 of each source's labels, by the source's number and name."""
+        self.classes = tuple(classes or dict.fromkeys(name for own in read for name in own.names))
         """Class names: as given, or those of all sources in their order."""
-        self._items: list[tuple[Store, ImageTruth, bool]] = []
-        for source, (names, images) in zip(sources, read, strict=True):
+        self._items: list[tuple[Store, ImageTruth]] = []
+        self.held: list[tuple[Store, ImageTruth]] = []
+        """The images left out, with their instances and where they lie."""
+        counts = []
+        for source, own in zip(sources, read, strict=True):
             store = Store.open(source.images, source.options)
-            self._items += [(store, _renamed(i, names, self.classes), source.boxes_only) for i in images]
+            before = len(self._items)
+            for image in own.images:
+                place = self.held if held_out(image.file_name, hold) else self._items
+                place.append((store, _adapted(image, own.names, self.classes, source.boxes_only)))
+            counts.append(len(self._items) - before)
+        self.counts = tuple(counts)
+        """Images of each source, without those left out."""
         if not self.instances:
             raise SampleError(
-                f"{sources[0].annotations}: has no instance of {', '.join(self.classes) or 'any class'}"
+                f"{sources[0].labels}: has no instance of {', '.join(self.classes) or 'any class'}"
             )
         self._cache: OrderedDict[int, Rgb] = OrderedDict()
         self._room = cache_bytes
@@ -69,18 +86,17 @@ class Samples:
     @property
     def instances(self) -> int:
         """Instances of all images."""
-        return sum(len(truth.instances) for _, truth, _ in self._items)
+        return sum(len(truth.instances) for _, truth in self._items)
 
     @property
     def has_masks(self) -> bool:
         """Whether every image's instances have masks that may be used."""
-        return not any(alone or truth.boxes_only for _, truth, alone in self._items)
+        return not any(truth.boxes_only for _, truth in self._items)
 
-    def __getitem__(self, number: int) -> Example:
+    def __getitem__(self, number: int) -> Labelled:
         """An image with its instances. Raises SampleError when it is not there or does not decode."""
-        store, truth, alone = self._items[number]
-        example = Example(self._image(number, store, truth), truth.instances)
-        return boxes_only(example) if alone else example
+        store, truth = self._items[number]
+        return Labelled(self._image(number, store, truth), truth.instances)
 
     def _image(self, number: int, store: Store, truth: ImageTruth) -> Rgb:
         with self._lock:
@@ -97,13 +113,13 @@ class Samples:
         return image
 
 
-def read_annotations(source: SampleSource) -> tuple[tuple[str, ...], list[ImageTruth]]:
-    """Class names and images of a source's json. Raises SampleError, StoreError."""
-    return _truth(source.annotations, _json(source))
+def held_out(name: str, share: float) -> bool:
+    """Whether an image is among the share that is not learned from: by its name, whatever else there is."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < share * 2**64
 
 
 def read_labelled(store: Store, name: str, size: tuple[int, int]) -> Rgb:
-    """An image of annotations that give its name and (height, width). Raises SampleError.
+    """An image of labels that give its name and (height, width). Raises SampleError.
 
     It lies below the store's root under that name, or right in it under its base name.
     """
@@ -132,29 +148,15 @@ def _fetch(store: Store, name: str) -> tuple[bytes, str]:
     )
 
 
-def _json(source: SampleSource) -> Mapping[str, Any]:
-    parent, _, name = source.annotations.rpartition("/")
-    store = Store.open(parent or ("/" if source.annotations.startswith("/") else "."), source.options)
-    try:
-        data = json.loads(store.get(name))
-    except NotFound:
-        raise SampleError(f"{source.annotations}: there is no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise SampleError(f"{source.annotations}: not JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise SampleError(f"{source.annotations}: not COCO annotations: it is no mapping")
-    return data
+def _read(source: SampleSource) -> Labels:
+    if source.run:
+        return read_run(source.labels, source.options, source.min_score)
+    return read_coco(source.labels, source.options)
 
 
-def _truth(uri: str, data: Mapping[str, Any]) -> tuple[tuple[str, ...], list[ImageTruth]]:
-    try:
-        return read_truth(data)
-    except TruthError as error:
-        raise SampleError(f"{uri}: {error}") from None
-
-
-def _renamed(image: ImageTruth, names: Sequence[str], classes: Sequence[str]) -> ImageTruth:
-    """The image with classes counted as in `classes`; instances of others are left out."""
+def _adapted(image: ImageTruth, names: Sequence[str], classes: Sequence[str], alone: bool) -> ImageTruth:
+    """The image with classes counted as in `classes`, others left out; `alone`: with boxes for masks."""
     index = {n: classes.index(name) for n, name in enumerate(names) if name in classes}
-    kept = (m for m in image.instances if m.category in index)
-    return replace(image, instances=tuple(replace(m, category=index[m.category]) for m in kept))
+    kept = (replace(m, category=index[m.category]) for m in image.instances if m.category in index)
+    instances = tuple(m.filled() if alone else m for m in kept)
+    return replace(image, instances=instances, boxes_only=image.boxes_only or alone)

@@ -45,6 +45,14 @@ INSTANCES_SCHEMA = pa.schema(
 )
 """One row an instance: images in manifest order, an image's instances by falling score."""
 
+COVERING = "geometry_bbox"
+"""Not `bbox`, as is usual: that is the box in image pixels."""
+COVERING_TYPE = pa.struct([pa.field(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
+TILED_INSTANCES_SCHEMA = pa.schema(
+    [*INSTANCES_SCHEMA, pa.field(COVERING, COVERING_TYPE), pa.field("area_m2", pa.float64())]
+)
+"""Of tiled jobs, whose images lie somewhere: also the geometry's bounds, and its square metres."""
+
 IMAGES_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

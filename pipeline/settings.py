@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.decode import DecodeLimits
+from pipeline.keys import under
 from pipeline.manifest import InputSource
 from pipeline.storage import StoreOptions
+from pipeline.tiled.settings import Tiling
 
 RESULTS_VERSION = 1
 """Raised when this project's code changes the rows that equal settings give."""
+WINDOWS = "_windows"
+"""Folder of a tiled job's output that holds the output of its first stage."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class SegmentSettings:
     """Images of one shard that may be fetched and decoded ahead of the model."""
     prefetch_bytes: int = 256 * 2**20
     """Bytes of one shard that may be held ahead of the model, fetched or prepared."""
+    tiling: Tiling | None = None
+    """How rasters are cut into windows; None for a job whose inputs are segmented as they are."""
+    stitching: bool = False
+    """Whether the shards are those of a tiled job's second stage, which stitches."""
 
     @property
     def device(self) -> str:
@@ -62,6 +70,7 @@ class SegmentSettings:
 
         A batch's shape and a CPU's thread count move scores by rounding, so they count too.
         """
+        tiled = {} if self.tiling is None else {"tiling": self.tiling.row_settings()}
         return {
             "results_version": RESULTS_VERSION,
             "model_digest": self.model_digest,
@@ -72,7 +81,21 @@ class SegmentSettings:
             "limits": {"pixels": self.limits.pixels, "bytes": self.limits.bytes},
             "device": self.device,
             "threads": None if self.gpus > 0 else self.cpus,
+            **tiled,
         }
+
+    def of_windows(self) -> SegmentSettings:
+        """Of the first stage of a tiled job: its windows, an output of their own."""
+        return replace(self, output=windows_uri(self.output))
+
+    def of_stitching(self) -> SegmentSettings:
+        """Of its second stage, which needs no model."""
+        return replace(self, stitching=True)
+
+    @property
+    def gpus_held(self) -> float:
+        """GPUs that Ray reserves for one worker: stitching needs none."""
+        return 0 if self.stitching else self.gpus
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the canonical JSON of `row_settings`."""
@@ -86,6 +109,11 @@ class SegmentSettings:
             "model_digest": self.model_digest,
             "settings": self.row_settings(),
         }
+
+
+def windows_uri(output: str) -> str:
+    """Where the windows of a tiled job's output lie."""
+    return under(output, WINDOWS)
 
 
 def difference(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -38,6 +38,10 @@ class ShardFiles:
         if self._rows >= self._shard_size:
             self._drain(self._rows - self._rows % self._shard_size)
 
+    def cut(self) -> None:
+        """End the shard here, with the rows it has."""
+        self._drain(self._rows)
+
     def close(self) -> None:
         """Write what is left as the last, smaller shard, and end the last file."""
         self._drain(self._rows)
@@ -65,7 +69,7 @@ class ShardFiles:
             self._schema,
             compression="zstd",
             compression_level=1,
-            use_dictionary=["source"],
+            use_dictionary=["source", "uri", "raster"] if "raster" in self._schema.names else ["source"],
             write_statistics=False,
             write_page_checksum=True,
         )

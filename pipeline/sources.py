@@ -29,6 +29,8 @@ class InputSource:
     """Column of the manifest that names the images. Without it, the path below the manifest's folder does."""
     options: StoreOptions | None = None
     """How the URI's store, and those of the images listed there, are reached."""
+    area: str | None = None
+    """URI of a GeoJSON or GeoPackage file: of rasters, only what lies in its polygons is segmented."""
     name: str | None = None
     """Put before the ids of this input's images: `<name>/<path>`."""
     new: bool = False

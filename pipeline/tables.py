@@ -10,7 +10,7 @@ A run is what was committed when it was opened, also while the job goes on or af
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -23,15 +23,36 @@ import pyarrow.parquet as pq
 from pipeline.commit import Commit, attempt_key, public_key
 from pipeline.ledger import Ledger, LedgerError
 from pipeline.manifest import Plan, load_plans
+from pipeline.maskviews import MASK_COLUMNS, Mask, boxes, masks_of, pixel_polygons
 from pipeline.rowmasks import crop, full_frame_rle, polygons
-from pipeline.schemas import INSTANCES_SCHEMA, SCHEMA_VERSION, VOLATILE_COLUMNS, images_schema
+from pipeline.schemas import (
+    INSTANCES_SCHEMA,
+    SCHEMA_VERSION,
+    TILED_INSTANCES_SCHEMA,
+    VOLATILE_COLUMNS,
+    images_schema,
+)
 from pipeline.storage import NotFound, Store, StoreOptions
 
-__all__ = ["Run", "canonical", "crop", "full_frame_rle", "open", "polygons"]
+__all__ = [
+    "Mask",
+    "Run",
+    "boxes",
+    "canonical",
+    "crop",
+    "full_frame_rle",
+    "open",
+    "pixel_polygons",
+    "polygons",
+]
 
 TableName = Literal["instances", "images"]
 READERS = 8
 """Files read at a time."""
+GEO = b"geo"
+"""GeoParquet's key in a file's metadata, which rows keep that are read for themselves."""
+SHARDS_AHEAD = 2
+"""Whole shards, both tables of each, worked on at a time."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,9 +99,34 @@ class Run:
         return [records[shard] for shard in self.shards]
 
     @property
+    def tiled(self) -> bool:
+        """Whether its images were cut into windows, so that instances may have a place on the map."""
+        return any(plan.windows is not None for plan in self.plans)
+
+    @property
+    def crs(self) -> str | None:
+        """CRS of the geometries; None where there are none."""
+        return next((plan.crs for plan in self.plans if plan.crs), None)
+
+    @property
+    def shards_known(self) -> Collection[str]:
+        """Ids of the committed shards, quick to ask for one."""
+        return self._revisions.keys()
+
+    @property
     def complete(self) -> bool:
         """Whether every shard of every plan is committed."""
         return len(self.shards) == sum(plan.shards for plan in self.plans)
+
+    def part(
+        self,
+        commit: Commit,
+        table: TableName,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
+    ) -> pa.Table:
+        """One shard's rows of a table, of the record in `commits`."""
+        return self._read(commit, table, columns, filter)
 
     def images(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """`images` in plan order: some columns, the rows that `filter` holds for."""
@@ -95,6 +141,19 @@ class Run:
         """
         return self._table("instances", columns, filter)
 
+    def masks(self, filter: pc.Expression | None = None) -> Iterator[Mask]:
+        """The instances that `filter` holds for, one by one, with their masks in any form; in plan order.
+
+        A stream: memory holds some shards.
+        """
+
+        def of(number: int, images: pa.Table, instances: pa.Table) -> tuple[pa.Table, pa.Table]:
+            return images, instances
+
+        for images, instances in self.by_shard(of, ("image_id", "height", "width"), MASK_COLUMNS, filter):
+            rows = images.to_pylist()
+            yield from masks_of({r["image_id"]: (r["height"], r["width"]) for r in rows}, instances)
+
     def batches(
         self,
         table: TableName,
@@ -102,13 +161,46 @@ class Run:
         filter: pc.Expression | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """The same rows as a stream, for tables larger than memory: some shards are read ahead, no more."""
-        for part in self._parts(table, columns, filter):
+        for part in self.parts(table, columns, filter):
             yield from part.to_batches()
+
+    def of_shard(self, shard: str, table: TableName, columns: Sequence[str] | None = None) -> pa.Table:
+        """One committed shard's rows of a table. Raises LedgerError where it is not committed any more."""
+        commit = self.ledger.read(shard)
+        if commit is None:
+            raise LedgerError(f"{self.store.uri}: shard {shard} is not committed")
+        return self._read(commit, table, columns, None)
+
+    def by_shard(
+        self,
+        function: Callable[[int, pa.Table, pa.Table], R],
+        images: Sequence[str] | None = None,
+        instances: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
+        shards: Container[str] | None = None,
+    ) -> Iterator[R]:
+        """`function` of each shard's number in plan order, its `images` and its `instances`, in that order.
+
+        `filter` is held against instances; `shards` are those wanted, None for all. Called in threads: two
+        shards are worked on at a time.
+        """
+
+        def of(place: tuple[int, Commit]) -> R:
+            number, commit = place
+            parts = (
+                self._read(commit, "images", images, None),
+                self._read(commit, "instances", instances, filter),
+            )
+            return function(number, *parts)
+
+        with ThreadPoolExecutor(SHARDS_AHEAD) as workers:
+            wanted = [item for item in enumerate(self.commits) if shards is None or item[1].shard in shards]
+            yield from _ahead(workers, of, wanted, SHARDS_AHEAD)
 
     def schema(self, table: TableName) -> pa.Schema:
         """A table's columns, those passed through from manifests among them."""
         if table == "instances":
-            schema = INSTANCES_SCHEMA
+            schema = TILED_INSTANCES_SCHEMA if self.tiled else INSTANCES_SCHEMA
         else:
             schema = pa.unify_schemas([images_schema(plan.extra) for plan in self.plans] or [images_schema()])
         return schema.with_metadata(
@@ -125,12 +217,16 @@ class Run:
         schema = self.schema(table)
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
-        parts = [schema.empty_table(), *self._parts(table, columns, filter)]
+        parts = [schema.empty_table(), *self.parts(table, columns, filter)]
         return pa.concat_tables(parts).unify_dictionaries().replace_schema_metadata(schema.metadata)
 
-    def _parts(
-        self, table: TableName, columns: Sequence[str] | None, filter: pc.Expression | None
+    def parts(
+        self,
+        table: TableName,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
     ) -> Iterator[pa.Table]:
+        """The same rows, a table a shard: as many as `commits`, in their order, some read ahead."""
         with ThreadPoolExecutor(READERS) as readers:
             yield from _ahead(
                 readers, lambda commit: self._read(commit, table, columns, filter), self.commits
@@ -179,21 +275,29 @@ class Run:
         filter: pc.Expression | None,
     ) -> pa.Table:
         fragment = ds.ParquetFileFormat().make_fragment(file)
-        return ds.Scanner.from_fragment(
+        rows = ds.Scanner.from_fragment(
             fragment,
             schema=self.schema(table),
             columns=None if columns is None else list(columns),
             filter=filter,
             use_threads=False,
         ).to_table()
+        geo = (fragment.physical_schema.metadata or {}).get(GEO)
+        return rows.replace_schema_metadata({**(rows.schema.metadata or {}), GEO: geo}) if geo else rows
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], depth: int = READERS
+) -> Iterator[R]:
     """Results in order, with a bounded number computed ahead of whoever takes them."""
     waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > READERS:
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

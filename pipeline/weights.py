@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 import condinst
-from condinst.config import DetectConfig, Precision
-from condinst.weights import DEMO, digest
+from condinst.config import DetectConfig, FixedScale, Precision
+from condinst.preprocess import Prepared, prepare
+from condinst.weights import DEMO, digest, read_config
+from pipeline.models import resolved
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store, StoreOptions
 
@@ -20,8 +28,10 @@ class ModelChanged(Exception):
 def fetch_weights(uri: str, options: StoreOptions, folder: Path) -> Path:
     """A local path of the weights that `uri` names: itself where it is one, else a copy in `folder`.
 
-    `demo` stays `demo`. Raises StoreError when the store does not give the file.
+    `demo` stays `demo`; of a model's `current.json` it is the current version. Raises ModelsError where there
+    is none, StoreError when the store does not give the file.
     """
+    uri = resolved(uri, options)
     if uri == DEMO or "://" not in uri:
         return Path(uri)
     parent, _, name = uri.rpartition("/")
@@ -32,6 +42,27 @@ def fetch_weights(uri: str, options: StoreOptions, folder: Path) -> Path:
 
 def load_model(settings: SegmentSettings) -> condinst.CondInst:
     """The job's model on the job's device. Raises ModelChanged, condinst.WeightsError or StoreError."""
+    with _weights(settings) as path:
+        return condinst.load(str(path), settings.device, cast(Precision, settings.precision))
+
+
+def preparing(model: condinst.CondInst, settings: SegmentSettings) -> Callable[[NDArray[np.uint8]], Prepared]:
+    """What resizes an image for the network: windows at one scale, whatever the weights' rule."""
+    if settings.tiling is None:
+        return model.prepare
+    scale = FixedScale(scale=settings.tiling.scale)
+    return partial(prepare, config=model.config.input.model_copy(update={"resize": scale}))
+
+
+def class_names(settings: SegmentSettings) -> tuple[str, ...]:
+    """The classes of the job's model, without loading it. Raises as `load_model`."""
+    with _weights(settings) as path:
+        return read_config(path).classes
+
+
+@contextmanager
+def _weights(settings: SegmentSettings) -> Iterator[Path]:
+    """The job's weights as a file."""
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
         path = fetch_weights(settings.weights, settings.weights_options, Path(folder))
         found = digest(path)
@@ -40,7 +71,7 @@ def load_model(settings: SegmentSettings) -> condinst.CondInst:
                 f"{settings.weights} has sha256 {found[:12]}..., the job was planned with "
                 f"{settings.model_digest[:12]}...: put that file back, or name another output for the new one"
             )
-        return condinst.load(str(path), settings.device, cast(Precision, settings.precision))
+        yield path
 
 
 def detect_config(model: condinst.CondInst, settings: SegmentSettings) -> DetectConfig:

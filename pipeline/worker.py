@@ -26,14 +26,16 @@ from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, load_plans, read_shard
 from pipeline.progress import Progress
 from pipeline.records import ImageRef, Status, describe
-from pipeline.results import ShardResult
+from pipeline.results import ShardResult, result_of
 from pipeline.retry import Redo, Retry, taken_over
 from pipeline.rows import Outcome, count_values, images_table, instances_table, to_parquet, visible
 from pipeline.schemas import file_metadata
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
+from pipeline.tiled.nodata import on_data
+from pipeline.tiled.reading import WindowReader
 from pipeline.watchdog import Watchdog
-from pipeline.weights import detect_config, load_model
+from pipeline.weights import detect_config, load_model, preparing
 
 AHEAD = 2
 """Batches of one shard that are queued at the model, so that it never waits for the next."""
@@ -63,11 +65,12 @@ class Worker:
         )
         self._feeder = Feeder(
             Inputs(settings.sources),
-            self._model.prepare,
+            preparing(self._model, settings),
             settings.limits,
             images=settings.prefetch_images,
             bytes=settings.prefetch_bytes,
             decoders=max(2, settings.cpus),
+            windows=None if settings.tiling is None else WindowReader(settings.sources),
         )
         self._carer = Carer(self._store, self.id, settings.limits)
         self._progress = Progress(self._store, self.id)
@@ -93,7 +96,7 @@ class Worker:
             redo = Redo.of(self._ledger, self._retry, shard)
             if not redo.again:
                 self._ledger.publish(redo.base)
-                return _result(redo.base, "", clock, self.id)
+                return result_of(redo.base, "", clock.work(self.id))
             refs = redo.inputs(refs)
         attempt = self._ledger.begin(shard, self.id)
         with self._progress.shard(shard, len(refs), clock):
@@ -106,7 +109,7 @@ class Worker:
                 raise
             with clock.stage("commit"):
                 ruling = self._ledger.commit(record)
-        return _result(ruling, attempt, clock, self.id)
+        return result_of(ruling, attempt, clock.work(self.id))
 
     def _read(self, shard: str) -> tuple[Plan, list[ImageRef]]:
         generation, _, number = shard.partition("-")
@@ -134,7 +137,7 @@ class Worker:
         def collect() -> None:
             batch, future = inferring.popleft()
             for ready, inferred in zip(batch, future.result(), strict=True):
-                outcomes[ready.index] = self._judge(ready.outcome, inferred)
+                outcomes[ready.index] = self._judge(ready, inferred)
             self._progress.advance(shard, len(batch))
 
         for batch in batches(usable(), self.settings.batch_images, self.settings.batch_pixels):
@@ -147,12 +150,15 @@ class Worker:
             collect()
         return [outcomes[index] for index in range(len(refs))]
 
-    def _judge(self, outcome: Outcome, inferred: Inferred) -> Outcome:
+    def _judge(self, ready: Ready, inferred: Inferred) -> Outcome:
+        outcome = ready.outcome
         if isinstance(inferred.found, Exception):
             return replace(
                 outcome, status=Status.FAILED, error=describe(inferred.found), infer_ms=inferred.ms
             )
         found = visible(inferred.found)
+        if ready.valid is not None:
+            found = on_data(found, ready.valid)
         status = Status.OK if len(found) else Status.EMPTY
         return replace(outcome, status=status, found=found, infer_ms=inferred.ms)
 
@@ -190,21 +196,3 @@ class Worker:
             work=replace(clock.work(self.id), images=None if redo is None else len(outcomes)),
             revision=0 if redo is None else redo.base.revision + 1,
         )
-
-
-def _result(ruling: Commit, attempt: str, clock: Clock, worker: str) -> ShardResult:
-    work = clock.work(worker)
-    return ShardResult(
-        shard=ruling.shard,
-        attempt=attempt,
-        worker=worker,
-        won=ruling.attempt == attempt,
-        counts=ruling.counts,
-        classes=ruling.classes,
-        instances=ruling.instances,
-        bytes=ruling.bytes,
-        seconds=work.seconds,
-        first=work.first,
-        last=work.last,
-        busy=work.busy,
-    )

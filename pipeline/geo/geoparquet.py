@@ -14,13 +14,22 @@ from pyproj import CRS
 
 from pipeline.geo.georef import Floats
 from pipeline.geo.polygons import OnMap
+from pipeline.schemas import COVERING, COVERING_TYPE
+
+__all__ = [
+    "COLUMN",
+    "COVERING",
+    "COVERING_TYPE",
+    "TYPES",
+    "VERSION",
+    "geo_columns",
+    "geo_metadata",
+    "read_crs",
+]
 
 VERSION = "1.1.0"
 COLUMN = "geometry"
-COVERING = "geometry_bbox"
-"""Not `bbox`, as is usual: that is the box in image pixels."""
 TYPES = ("MultiPolygon", "Polygon")
-COVERING_TYPE = pa.struct([pa.field(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
 
 
 def geo_columns(found: OnMap) -> tuple[pa.Array, pa.Array, pa.Array]:

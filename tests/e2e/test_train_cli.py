@@ -40,7 +40,8 @@ def test_weights_that_train_made_predict(tmp_path: Path) -> None:
     assert predicted.returncode == 0, predicted.stderr
     again = condinst("train", spec, *FEW_STEPS, cwd=tmp_path)
     assert again.returncode == 5
-    assert "holds a training already" in again.stderr
+    assert "holds a training of another spec" in again.stderr
+    assert "batch: 2 -> 8" in again.stderr
 
 
 def test_the_example_runs_on_real_photographs(data_dir: Path, tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from condinst import rle
 from condinst.augment import (
     AugmentConfig,
     CropMask,
     Example,
-    boxes_only,
+    Labelled,
+    StoredMask,
     crop,
     flip,
+    paste,
     random_view,
     rescale,
     to_box_target,
@@ -119,9 +122,70 @@ def test_of_boxes_only_a_target_tells_nothing_else() -> None:
     assert torch.equal(full.boxes, alone.boxes)
     assert torch.equal(full.classes, alone.classes)
     assert alone.semantic is None
-    filled = to_box_target(boxes_only(example))
+    stored = (StoredMask(m.x, m.y, *m.mask.shape, rle.encode(m.mask), m.category) for m in example.instances)
+    filled = to_box_target(Example(example.image, tuple(m.filled().opened() for m in stored)))
     for name in ("boxes", "classes", "centers", "masks"):
         assert torch.equal(getattr(alone, name), getattr(filled, name)), name
+
+
+def stored(example: Example) -> Labelled:
+    masks = (StoredMask(m.x, m.y, *m.mask.shape, rle.encode(m.mask), m.category) for m in example.instances)
+    return Labelled(example.image, tuple(masks))
+
+
+@given(seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_stored_masks_give_the_same_views(seed: int) -> None:
+    example = painted(seed, 90, 130)
+    config = AugmentConfig(size=64)
+    a, b = (random_view(e, np.random.default_rng(seed), config) for e in (example, stored(example)))
+    assert np.array_equal(a.image, b.image)
+    assert len(a.instances) == len(b.instances)
+    for x, y in zip(a.instances, b.instances, strict=True):
+        assert (x.x, x.y, x.category) == (y.x, y.y, y.category)
+        assert np.array_equal(x.mask, y.mask)
+
+
+def test_only_masks_that_meet_the_window_are_opened() -> None:
+    broken = StoredMask(50, 50, 10, 10, b"not an RLE", 0)
+    image = np.zeros((80, 80, 3), np.uint8)
+    assert crop(Labelled(image, (broken,)), 0, 0, 40, 40).instances == ()
+    with pytest.raises(ValueError, match="not a COCO compressed RLE"):
+        crop(Labelled(image, (broken,)), 0, 0, 60, 60)
+
+
+STEPS = ("flip", "turn", "crop", "paste")
+
+
+@given(seed=st.integers(0, 999), steps=st.lists(st.sampled_from(STEPS), max_size=7), edge=SIZES)
+@settings(max_examples=80, deadline=None)
+def test_masks_fit_their_pixels_after_any_chain(seed: int, steps: list[str], edge: int) -> None:
+    random = np.random.default_rng(seed)
+    example = painted(seed, edge, edge)
+    for number, step in enumerate(steps):
+        if step == "crop":
+            x, y = (int(v) for v in random.integers(0, edge // 3, 2))
+            example = crop(example, x, y, edge, edge, min_pixels=1)
+        elif step == "paste":
+            other = painted(seed + number + 1, edge, edge)
+            chosen = np.flatnonzero(random.random(3) < 0.5).tolist()
+            example = paste(example, other, chosen, min_pixels=1)
+            assert len(example.instances) >= len(chosen)
+        else:
+            example = flip(example) if step == "flip" else turn(example)
+        assert_masks_fit_their_pixels(example)
+
+
+def test_what_is_pasted_hides_what_is_below() -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    below = Example(
+        image, (CropMask(0, 0, np.ones((20, 20), bool), 0), CropMask(30, 30, np.ones((8, 8), bool), 0))
+    )
+    above = Example(image + 9, (CropMask(0, 0, np.ones((20, 19), bool), 1),))
+    kept = paste(below, above, [0], min_pixels=16)
+    assert [(m.category, int(m.mask.sum())) for m in kept.instances] == [(0, 20), (0, 64), (1, 380)]
+    assert [m.category for m in paste(below, above, [0], min_pixels=21).instances] == [0, 1]
+    assert np.array_equal(paste(below, above, []).image, below.image)
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])

@@ -15,7 +15,9 @@ from jobs.errors import EXIT_CODES, ExitCode
 COMMANDS = (
     *("predict", "run", "try", "plan", "status", "cancel", "retry", "verify", "vacuum"),
     *("submit", "jobs", "schedule", "top"),
-    *("evaluate", "weights", "schema", "demo", "demo-model"),
+    *("export", "filter", "import", "publish", "diff", "confusion"),
+    *("promote", "rollback", "select", "train", "render"),
+    *("evaluate", "view", "report", "weights", "schema", "demo", "demo-model"),
 )
 
 

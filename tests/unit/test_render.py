@@ -221,6 +221,19 @@ def test_variables_are_filled_in_now_and_the_date_of_a_job_started_once(
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", day["value"])
 
 
+def test_what_stands_for_itself_does_so_in_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ODD", "${HOME}")
+    text = BASE.replace("photos/x", "photos/$${x}/${ODD}")
+    found = of(tmp_path, 'env: {A: "$${x}"}\n', text=text)
+    again = load_text(found["ConfigMap"]["data"]["spec.yaml"], "spec.yaml")
+    assert again.input[0].uri == "s3://photos/${x}/${HOME}"
+    assert again.env == {"A": "${x}"}
+    # Kubernetes reads $$ as $.
+    assert {"name": "A", "value": "$${x}"} in worker(found)["template"]["spec"]["containers"][0]["env"]
+
+
 def test_a_variable_that_is_not_set_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"\$\{NOWHERE\} is set neither"):
         of(tmp_path, text=BASE.replace("photos", "${NOWHERE}"))
@@ -284,6 +297,18 @@ def test_training_runs_where_its_gpu_is(tmp_path: Path) -> None:
     assert cluster(found)["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     limits = worker(found)["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert limits == {"cpu": "4", "memory": "9216Mi", "nvidia.com/gpu": "1"}
+
+
+def test_training_with_workers_has_a_pod_each(tmp_path: Path) -> None:
+    text = (ROOT / "examples" / "train-kernels.yaml").read_text()
+    more = "device: cuda\nworkers: {count: 4, cpus: 2, gpus: 1}\nresources: {memory: 8Gi, spot: true}\n"
+    found = of(tmp_path, more, text=text)
+    assert "entrypointNumGpus" not in found["RayJob"]["spec"]
+    assert cluster(found)["headGroupSpec"]["rayStartParams"]["num-cpus"] == "1"
+    assert worker(found)["replicas"] == 4
+    limits = worker(found)["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits == {"cpu": "2", "memory": "9216Mi", "nvidia.com/gpu": "1"}
+    assert worker(found)["template"]["spec"]["affinity"]
 
 
 def test_paths_on_disk_are_told_of() -> None:

@@ -79,3 +79,17 @@ def test_a_crop_outside_the_frame_is_refused(x, y):
     counts = rle.encode(np.ones((3, 4), dtype=bool))
     with pytest.raises(ValueError, match="not inside a frame of 10x10"):
         rle.embed(counts, x, y, 3, 4, 10, 10)
+
+
+@given(seed=st.integers(0, 9999), full=st.tuples(st.integers(1, 20), st.integers(1, 20)))
+def test_a_cut_is_the_crop_of_the_frame(seed: int, full: tuple[int, int]) -> None:
+    random = np.random.default_rng(seed)
+    mask = random.random(full) < random.random()
+    y, x = (int(random.integers(edge)) for edge in full)
+    h, w = int(random.integers(1, full[0] - y + 1)), int(random.integers(1, full[1] - x + 1))
+    assert rle.cut(rle.encode(mask), *full, x, y, h, w) == rle.encode(mask[y : y + h, x : x + w])
+
+
+def test_a_cut_outside_the_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="not inside a frame of 4x5"):
+        rle.cut(rle.encode(np.ones((4, 5), bool)), 4, 5, 3, 0, 4, 3)

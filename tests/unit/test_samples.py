@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.samples import SampleError, Samples, SampleSource
+from pipeline import tables
+from pipeline.samples import SampleError, Samples, SampleSource, held_out
+from tests.made import made_output
 from tests.tiny import encoded, picture
 
 POLYGON = [[10.0, 10.0, 30.0, 10.0, 30.0, 40.0]]
@@ -52,7 +54,7 @@ def test_classes_asked_for_are_the_only_ones(tmp_path: Path) -> None:
 
 def test_of_a_source_of_boxes_no_mask_is_told(tmp_path: Path) -> None:
     made = source(tmp_path, {1: "leaf"})
-    alone = Samples([SampleSource(made.annotations, made.images, boxes_only=True)])
+    alone = Samples([SampleSource(made.labels, made.images, boxes_only=True)])
     assert Samples([made]).has_masks
     assert not alone.has_masks
     assert alone[0].instances[0].mask.all()
@@ -77,9 +79,9 @@ def test_images_kept_in_memory_are_bounded(tmp_path: Path) -> None:
 
 def test_an_image_by_its_base_name(tmp_path: Path) -> None:
     made = source(tmp_path, {1: "leaf"}, count=1)
-    truth = json.loads(Path(made.annotations).read_text())
+    truth = json.loads(Path(made.labels).read_text())
     truth["images"][0]["file_name"] = "somewhere/else/0.png"
-    Path(made.annotations).write_text(json.dumps(truth))
+    Path(made.labels).write_text(json.dumps(truth))
     assert Samples([made])[0].image.shape == (96, 128, 3)
 
 
@@ -95,9 +97,9 @@ def test_an_image_by_its_base_name(tmp_path: Path) -> None:
 )
 def test_faults_are_named(change, expected: str, tmp_path: Path) -> None:
     made = source(tmp_path, {1: "leaf"}, count=1)
-    truth = json.loads(Path(made.annotations).read_text())
+    truth = json.loads(Path(made.labels).read_text())
     change(truth)
-    Path(made.annotations).write_text(json.dumps(truth))
+    Path(made.labels).write_text(json.dumps(truth))
     with pytest.raises(SampleError, match=expected):
         Samples([made])[0]
 
@@ -108,3 +110,40 @@ def test_what_is_no_json_is_named(tmp_path: Path) -> None:
         Samples([SampleSource(str(tmp_path / "t.json"), str(tmp_path))])
     with pytest.raises(SampleError, match=r"none\.json: there is no such file"):
         Samples([SampleSource(str(tmp_path / "none.json"), str(tmp_path))])
+
+
+def test_a_jobs_tables_are_labels(tmp_path: Path) -> None:
+    output = made_output(str(tmp_path / "out"), tmp_path / "in", 12)
+    run = tables.open(output.uri)
+    samples = Samples([SampleSource(output.uri, str(tmp_path / "in"), run=True)])
+    rows = run.instances().to_pylist()
+    assert samples.classes == ("plant", "stone", "roof")
+    assert samples.instances == len(rows)
+    assert len(samples) == sum(r["status"] in ("ok", "empty") for r in run.images().to_pylist())
+    assert samples.has_masks
+    truths = {truth.file_name: truth for _, truth in samples._items}
+    for row in rows:
+        found = [m for m in truths[row["image_id"]].instances if m.counts == row["mask"]["counts"]]
+        assert found
+        assert samples.classes[found[0].category] == row["category"]
+        assert np.array_equal(found[0].mask, tables.crop(row))
+    sure = Samples([SampleSource(output.uri, str(tmp_path / "in"), run=True, min_score=0.5)])
+    assert sure.instances == sum(row["score"] >= 0.5 for row in rows) < len(rows)
+    assert sure.digests != samples.digests
+
+
+def test_where_no_job_ran_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match="holds no segment job"):
+        Samples([SampleSource(str(tmp_path), str(tmp_path), run=True)])
+
+
+def test_an_image_held_out_stays_so_when_others_come(tmp_path: Path) -> None:
+    few, many = source(tmp_path / "few", {1: "leaf"}, 20), source(tmp_path / "many", {1: "leaf"}, 40)
+    a, b = (Samples([s], hold=0.3) for s in (few, many))
+    names = [[t.file_name for _, t in s.held] for s in (a, b)]
+    assert names[0] == [n for n in names[1] if int(n.removesuffix(".png")) < 20]
+    assert len(a) + len(a.held) == 20
+    assert a.counts == (len(a),)
+    assert {t.file_name for _, t in a._items}.isdisjoint(names[0])
+    share = sum(held_out(f"{n}.jpg", 0.3) for n in range(2000)) / 2000
+    assert 0.25 < share < 0.35

@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -13,10 +14,15 @@ import condinst
 from condinst import weights
 from jobs.check import load_text
 from jobs.errors import JobError, Refused, SpecError
+from jobs.exam import given_exam, held_exam
 from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
 from jobs.train import train_job
-from jobs.train_spec import TrainSpec
+from jobs.train_log import read_log
+from jobs.train_spec import DataSection, SourceSection, TrainSpec
+from pipeline.checkpoints import CheckpointError, Checkpoints
+from pipeline.samples import Samples, SampleSource, held_out
+from pipeline.storage import Store
 from tests.tiny import tiny_weights
 
 SMALL = """\
@@ -36,12 +42,15 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def spec_of(scenes: Path, output: Path, model: str = SMALL, more: str = "", size: int = 96) -> TrainSpec:
+def spec_of(
+    scenes: Path, output: Path, model: str = SMALL, more: str = "", size: int = 96, samples: int = 0
+) -> TrainSpec:
     source = f"{{uri: {scenes}/images, annotations: {scenes}/truth.json}}"
+    views = f"size: {size}" if size else "copy_paste: 0.5"
     return load_text(
         f"kind: train\nname: test\ndata:\n  train: {source}\n  val: {source}\nmodel:\n{model}"
-        f"training: {{steps: 4, warmup_steps: 2, checkpoint_steps: 2}}\nbatch: 2\naugment: {{size: {size}}}\n"
-        f"output: {{uri: {output}}}\n{more}",
+        f"training: {{steps: 4, warmup_steps: 2, checkpoint_steps: 2}}\nbatch: 2\naugment: {{{views}}}\n"
+        f"samples: {samples}\noutput: {{uri: {output}}}\n{more}",
         "spec.yaml",
         (),
         TrainSpec,
@@ -77,12 +86,106 @@ def test_the_same_spec_gives_the_same_weights(scenes: Path, tmp_path: Path) -> N
     assert a == b
 
 
-def test_an_output_with_a_training_is_left_alone(scenes: Path, tmp_path: Path) -> None:
+def test_a_training_that_is_done_is_left_alone(scenes: Path, tmp_path: Path) -> None:
+    found, _ = run(spec_of(scenes, tmp_path / "out"))
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    again, said = run(spec_of(scenes, tmp_path / "out"))
+    assert again == found
+    assert "it is done" in said
+    assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
+
+
+def test_another_spec_is_refused_and_told_what_differs(scenes: Path, tmp_path: Path) -> None:
     run(spec_of(scenes, tmp_path / "out"))
     before = weights.digest(tmp_path / "out" / "last.safetensors")
-    with pytest.raises(Refused, match="holds a training already"):
-        run(spec_of(scenes, tmp_path / "out"))
+    with pytest.raises(Refused, match=r"seed: 0 -> 1") as told:
+        run(spec_of(scenes, tmp_path / "out", more="seed: 1\n"))
+    assert len(str(told.value).splitlines()) == 3
     assert weights.digest(tmp_path / "out" / "last.safetensors") == before
+
+
+def test_annotations_that_changed_are_refused(scenes: Path, tmp_path: Path) -> None:
+    truth = json.loads((scenes / "truth.json").read_text())
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    spec = spec_of(scenes, tmp_path / "out")
+    source = spec.data.train[0].model_copy(update={"annotations": str(tmp_path / "truth.json")})
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"train": (source,)})})
+    run(spec)
+    truth["annotations"].pop()
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    with pytest.raises(Refused, match=r"digests\.0:.*truth\.json"):
+        run(spec)
+
+
+def interrupted(spec: TrainSpec, step: int) -> None:
+    """Run it, and have it end as if killed when that step's checkpoint would be put."""
+    put = Checkpoints.put
+
+    def killed(self: Checkpoints, at: int, *rest: object) -> None:
+        if at == step:
+            raise KeyboardInterrupt
+        put(self, at, *rest)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(spec)
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(scenes: Path, tmp_path: Path) -> None:
+    whole, halved = (spec_of(scenes, tmp_path / name) for name in ("whole", "halved"))
+    run(whole)
+    interrupted(halved, 4)
+    assert not (tmp_path / "halved" / "summary.json").exists()
+    _, said = run(halved)
+    assert "going on from step 2" in said
+    a, b = (weights.digest(tmp_path / name / "last.safetensors") for name in ("whole", "halved"))
+    assert a == b
+    logs = [losses_of(tmp_path / name) for name in ("whole", "halved")]
+    assert logs[0] == logs[1]
+    assert [step["step"] for step in logs[0]] == [1, 2, 3, 4]
+
+
+def losses_of(output: Path) -> list[dict[str, float]]:
+    """Each step's figures, without its times."""
+    return [
+        {k: v for k, v in step.items() if k not in ("seconds", "wait")}
+        for step in read_log(Store.open(str(output)))
+    ]
+
+
+def test_of_a_damaged_checkpoint_the_remedy_is_told(scenes: Path, tmp_path: Path) -> None:
+    spec = spec_of(scenes, tmp_path / "out")
+    interrupted(spec, 4)
+    [tensors] = (tmp_path / "out" / "checkpoints").glob("000000002-*.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"000000002\.json is damaged .* remove it"):
+        run(spec)
+    (tmp_path / "out" / "checkpoints" / "000000002.json").unlink()
+    run(spec)
+    assert (tmp_path / "out" / "summary.json").exists()
+
+
+def test_it_leaves_a_summary_pictures_and_event_files(scenes: Path, tmp_path: Path) -> None:
+    run(spec_of(scenes, tmp_path / "out", samples=2))
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["steps"] == 4
+    assert 0 <= summary["data_wait"] < 1
+    assert summary["images_per_second"] > 0
+    pictures = sorted(p.name for p in (tmp_path / "out" / "samples").iterdir())
+    assert pictures == ["0-000000002.jpg", "0-000000004.jpg", "1-000000002.jpg", "1-000000004.jpg"]
+    [events] = (tmp_path / "out" / "tensorboard").iterdir()
+    assert events.name.startswith("events.out.tfevents")
+    assert b"loss/mask" in events.read_bytes()
+    notes = weights.read_notes(tmp_path / "out" / "best.safetensors")
+    assert notes["parent"] == "none"
+    record = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert notes["training"] == record["fingerprint"]
+
+
+def test_a_spec_survives_its_way_to_a_worker(scenes: Path, tmp_path: Path) -> None:
+    spec = spec_of(scenes, tmp_path / "out", more="workers: {count: 2}\n")
+    assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
 def test_from_other_weights_classes_are_matched_by_name(scenes: Path, tmp_path: Path) -> None:
@@ -91,6 +194,39 @@ def test_from_other_weights_classes_are_matched_by_name(scenes: Path, tmp_path: 
     shared = [name for name in CATEGORIES if name in ("plant", "stone", "roof")]
     assert ("keeps " + ", ".join(shared) in said) == bool(shared)
     assert condinst.load(tmp_path / "out" / "last.safetensors").config.classes == CATEGORIES
+
+
+def test_a_held_out_part_is_measured_and_not_learned_from(scenes: Path, tmp_path: Path) -> None:
+    spec = spec_of(scenes, tmp_path / "out")
+    data = DataSection(train=spec.data.train, held_out=0.5)
+    found, said = run(spec.model_copy(update={"data": data}))
+    names = [i["file_name"] for i in json.loads((scenes / "truth.json").read_text())["images"]]
+    held = [name for name in names if held_out(name, 0.5)]
+    assert 0 < len(held) < len(names)
+    assert found["images"] == len(held)
+    assert f"on {len(names) - len(held)} images" in said
+
+
+def test_a_held_out_truth_is_that_of_the_json(scenes: Path) -> None:
+    exam = held_exam(Samples([SampleSource(f"{scenes}/truth.json", f"{scenes}/images")], hold=0.5))
+    given = given_exam(SourceSection(uri=f"{scenes}/images", annotations=f"{scenes}/truth.json"), CATEGORIES)
+    ids = {row["file_name"]: row["id"] for _, row in given.images}
+    for _, row in exam.images:
+        ours = exam.truth.loadAnns(exam.truth.getAnnIds(row["id"]))
+        theirs = given.truth.loadAnns(given.truth.getAnnIds(ids[row["file_name"]]))
+        assert len(ours) == len(theirs) > 0
+        for one, other in zip(ours, theirs, strict=True):
+            assert one["area"] == other["area"]
+            assert np.array_equal(exam.truth.annToMask(one), given.truth.annToMask(other))
+
+
+def test_copy_paste_and_several_sources_of_weights(scenes: Path, tmp_path: Path) -> None:
+    spec = spec_of(scenes, tmp_path / "out")
+    heavy = spec.data.train[0].model_copy(update={"weight": 2.5})
+    data = spec.data.model_copy(update={"train": (*spec.data.train, heavy)})
+    augment = spec.augment.model_copy(update={"copy_paste": 1.0, "more_sizes": (64,)})
+    _, said = run(spec.model_copy(update={"data": data, "augment": augment}))
+    assert "on 6 images" in said
 
 
 def test_boxes_alone_train_with_boxinst(scenes: Path, tmp_path: Path) -> None:
@@ -123,6 +259,10 @@ def test_a_truth_without_masks_asks_for_boxinst(scenes: Path, tmp_path: Path) ->
         (SMALL, "loss: {mask: dicee}\n", 96, "expected one of dice, bce, dice_bce, boxinst"),
         (SMALL.replace("channels: 16}", "channels: 0}"), "", 96, "model.fpn.channels: 0 was given"),
         (SMALL, "", 100, "a multiple of 32"),
+        (SMALL, "loss: {mask: boxinst}\n", 0, "augment.copy_paste needs masks"),
+        (SMALL, "workers: {count: 3}\n", 96, "a batch of 2 cannot be shared by 3 workers in 1 parts"),
+        (SMALL, "workers: {count: 1, gpus: 1}\n", 96, "device: cuda and workers.gpus go together"),
+        (SMALL, "workers: {count: 2, least: 3}\n", 96, "workers.least is more than workers.count"),
     ],
 )
 def test_faults_of_a_spec_are_told(model: str, more: str, size: int, expected: str, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import torch
 from condinst.augment import AugmentConfig, CropMask, Example
 from condinst.boxinst import colour_similarity
 from condinst.criterion import BoxInstConfig, Criterion, LossConfig
-from condinst.views import make_batch, training_batches
+from condinst.sampling import Order
+from condinst.views import Views, make_batch
 from tests.tiny import picture, tiny_model
 
 VIEWS = AugmentConfig(size=64)
@@ -37,19 +38,43 @@ def test_losses_are_finite_whatever_a_batch_holds(mask: str, counts: tuple[int, 
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+def views_of(load=example, count: int = 5, augment: AugmentConfig = VIEWS) -> Views:
+    return Views(load, Order((count,), (1.0,), 0), tiny_model().config, LossConfig(), augment)
+
+
 def test_every_example_comes_once_an_epoch() -> None:
-    asked: list[int] = []
-
-    def load(number: int) -> Example:
-        asked.append(number)
-        return example(number)
-
-    model = tiny_model()
-    stream = training_batches(load, 5, model.config, LossConfig(), VIEWS, 2, np.random.default_rng(0))
-    for batch in islice(stream, 5):
-        assert batch.x.shape == (2, 3, 64, 64)
+    order = views_of().order
+    asked = [order.item(position) for position in range(10)]
     assert sorted(asked[:5]) == sorted(asked[5:]) == list(range(5))
     assert asked[:5] != asked[5:]
+
+
+def test_a_batch_is_the_same_whoever_shares_it_and_from_wherever_one_starts() -> None:
+    views = views_of(augment=AugmentConfig(size=64, more_sizes=(96,)))
+    alone = list(islice(views.batches(5), 8))
+    assert {b.x.shape[2] for b in alone} == {64, 96}
+    for first in (0, 2):
+        streams = [views.batches(5, first_step=first, rank=r, world=2, threads=2) for r in range(2)]
+        for whole in alone[first:]:
+            parts = [next(stream) for stream in streams]
+            assert [len(p.targets) for p in parts] == [3, 2]
+            assert torch.equal(torch.cat([p.x for p in parts]), whole.x)
+            assert [d for p in parts for d in p.draws] == whole.draws
+    halves = list(islice(views.batches(5, accumulate=2), 2))
+    assert torch.equal(torch.cat([h.x for h in halves]), alone[0].x)
+
+
+def test_more_processes_than_views_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 views cannot be shared by 3 processes in 2 parts"):
+        next(views_of().batches(5, world=3, accumulate=2))
+
+
+def test_what_loading_raises_comes_through() -> None:
+    def load(number: int) -> Example:
+        raise KeyError("gone")
+
+    with pytest.raises(KeyError, match="gone"):
+        next(views_of(load).batches(2, threads=2))
 
 
 def test_boxinst_is_told_the_colours_of_its_own_views() -> None:

@@ -1,0 +1,103 @@
+"""What a model is measured on: a COCO truth, and where each of its images lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from rich.console import Console
+from rich.markup import escape
+
+from condinst import CondInst, DetectConfig, Instances, parallel, rle
+from condinst.augment import StoredMask
+from condinst.coco_truth import ImageTruth
+from condinst.evaluate import Kind, load_truth
+from jobs.errors import JobError
+from jobs.predictions import predictions
+from jobs.resolve import options_of
+from jobs.train_spec import SourceSection
+from jobs.truth import has_masks, read_truth
+from pipeline.samples import Samples, read_labelled
+from pipeline.storage import Store
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Labelled images that a model does not learn from."""
+
+    truth: COCO
+    images: list[tuple[Store, Row]]
+    """Every image of the truth, with the store in which its `file_name` starts."""
+    category_ids: list[int]
+    """The truth's id of each of the model's classes."""
+
+    @property
+    def kind(self) -> Kind:
+        """What is measured: masks where the truth has them."""
+        return "segm" if has_masks(self.truth) else "bbox"
+
+    def results(self, model: CondInst, detect: DetectConfig) -> Iterator[Row]:
+        """COCO results of this process's share of the images. Raises SampleError, StoreError."""
+        own = self.images[parallel.rank() :: parallel.world()]
+        quiet = Console(quiet=True)
+        for store, rows in groupby(own, key=lambda item: item[0]):
+            listed = [row for _, row in rows]
+            yield from predictions(model, detect, listed, store, self.category_ids, quiet)
+
+    def examples(self, model: CondInst, count: int) -> Iterator[tuple[NDArray[Any], Instances]]:
+        """Pixels and found instances of the first images."""
+        for store, row in self.images[:count]:
+            pixels = read_labelled(store, str(row["file_name"]), (row["height"], row["width"]))
+            yield pixels, model.predict([pixels])[0]
+
+
+def given_exam(section: SourceSection, classes: Sequence[str]) -> Exam:
+    """Of a COCO json that the spec names. Raises JobError for one that lacks a class, StoreError."""
+    assert section.annotations is not None
+    truth = read_truth(section.annotations, options_of(section))
+    ids = {c["name"]: int(c["id"]) for c in truth.dataset["categories"]}
+    if missing := [c for c in classes if c not in ids]:
+        raise JobError(f"data.val: {section.annotations} has no category {', '.join(map(escape, missing))}")
+    store = Store.open(section.uri, options_of(section))
+    return Exam(truth, [(store, row) for row in truth.dataset["images"]], [ids[c] for c in classes])
+
+
+def held_exam(samples: Samples) -> Exam:
+    """Of the images that the sources hold out. Raises JobError where none of them has an instance."""
+    rows, annotations = [], []
+    for number, (store, image) in enumerate(samples.held, start=1):
+        row = {"id": number, "file_name": image.file_name, "height": image.height, "width": image.width}
+        rows.append((store, row))
+        annotations += [_annotation(number, image, m) for m in image.instances]
+    if not annotations:
+        raise JobError(
+            f"data.held_out: {len(rows)} images are held out, with no instance among them; raise it, or give "
+            "data.val"
+        )
+    if any(image.boxes_only for _, image in samples.held):
+        annotations = [{**a, "segmentation": []} for a in annotations]
+    dataset = {
+        "images": [row for _, row in rows],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(samples.classes, start=1)],
+        "annotations": [{**a, "id": n} for n, a in enumerate(annotations, start=1)],
+    }
+    return Exam(load_truth(dataset), rows, list(range(1, len(samples.classes) + 1)))
+
+
+def _annotation(image_id: int, image: ImageTruth, m: StoredMask) -> Row:
+    size = (image.height, image.width)
+    counts = rle.embed(m.counts, m.x, m.y, m.height, m.width, *size)
+    return {
+        "image_id": image_id,
+        "category_id": m.category + 1,
+        "bbox": [m.x, m.y, m.width, m.height],
+        "area": rle.area(m.counts),
+        "iscrowd": 0,
+        "segmentation": {"size": list(size), "counts": counts},
+    }

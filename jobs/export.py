@@ -1,0 +1,116 @@
+"""`condinst export`: a run's tables in a form that another program reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from jobs.errors import JobError
+from jobs.target import no_job, open_target
+from pipeline.export import coco, labelstudio, places, png, yolo
+from pipeline.export.files import TargetError, relative
+from pipeline.export.places import NoPlace
+from pipeline.export.selection import Exported, Selection, SelectionError
+from pipeline.geo.georef import crs_name
+from pipeline.storage import NotFound, StoreOptions
+from pipeline.tables import Run
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export, as what, and where to."""
+
+    output: str
+    format: str
+    to: Path | None = None
+    selection: Selection = field(default_factory=Selection)
+    crs: str | None = None
+    image_prefix: str | None = None
+    store: StoreOptions = field(default_factory=StoreOptions)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One form: what follows the job's name in its default place, what it loses, how it is written."""
+
+    ending: str
+    losses: Sequence[str]
+    write: Callable[[Run, Request, Path], Exported]
+
+
+def _places(run: Run, request: Request, to: Path) -> Exported:
+    return places.write_places(run, request.selection, to, request.crs)
+
+
+def _labelstudio(run: Run, request: Request, to: Path) -> Exported:
+    return labelstudio.write_labelstudio(run, request.selection, to, request.image_prefix)
+
+
+FORMATS: Mapping[str, Format] = {
+    "coco": Format(".coco.json", coco.LOSSES, lambda run, r, to: coco.write_coco(run, r.selection, to)),
+    "yolo-seg": Format("-yolo", yolo.LOSSES, lambda run, r, to: yolo.write_yolo(run, r.selection, to)),
+    "labelstudio": Format(".labelstudio.json", labelstudio.LOSSES, _labelstudio),
+    "geojson": Format(".geojson", places.LOSSES["geojson"], _places),
+    "gpkg": Format(".gpkg", places.LOSSES["gpkg"], _places),
+    "flatgeobuf": Format(".fgb", places.LOSSES["flatgeobuf"], _places),
+    "geoparquet": Format(".parquet", places.LOSSES["geoparquet"], _places),
+    "png-masks": Format("-masks", png.LOSSES, lambda run, r, to: png.write_png(run, r.selection, to)),
+}
+
+
+def export_output(request: Request, console: Console | None = None) -> Exported:
+    """Write the export and say what it holds and what it lost.
+
+    Raises JobError for a format, selection or place that does not do, StoreError.
+    """
+    console = console or Console()
+    form = FORMATS.get(request.format)
+    if form is None:
+        raise JobError(f"--format {request.format}: expected one of {', '.join(FORMATS)}")
+    _check(request, form)
+    store = open_target(request.output, request.store)
+    try:
+        run = Run(store)
+    except NotFound:
+        raise no_job(store) from None
+    to = request.to or Path(relative(str(run.job.get("name", "instances"))) + form.ending)
+    try:
+        request.selection.check(run)
+        done = form.write(run, request, to)
+    except (SelectionError, NoPlace, TargetError, ImportError) as error:
+        raise JobError(str(error)) from None
+    _tell(run, to, form, done, console)
+    return done
+
+
+def _check(request: Request, form: Format) -> None:
+    """Raise JobError for an option that has no meaning for the format, or a name with another ending."""
+    on_map = form.write is _places
+    if request.crs is not None:
+        if not on_map:
+            raise JobError(f"--crs belongs to formats with a map, not to {request.format}")
+        try:
+            crs_name(request.crs)
+        except ValueError as error:
+            raise JobError(f"--crs: {error}") from None
+    if request.image_prefix is not None and request.format != "labelstudio":
+        raise JobError("--image-prefix belongs to --format labelstudio")
+    if on_map and request.to is not None and request.to.suffix.lower() != form.ending:
+        raise JobError(f"--to {request.to}: a file of {request.format} ends in {form.ending}")
+
+
+def _tell(run: Run, to: Path, form: Format, done: Exported, console: Console) -> None:
+    def line(text: str, style: str | None = None) -> None:
+        console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+
+    line(f"{done.instances:,} instances on {done.images:,} images in {to}")
+    if not run.complete:
+        line("note: the run is not complete: this is what was committed so far", "yellow")
+    for loss in form.losses:
+        line(f"lost: {loss}")
+    for what, number in sorted(done.losses.items()):
+        line(f"lost: {number:,} {what}", "yellow")

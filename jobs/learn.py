@@ -1,0 +1,185 @@
+"""One process's part of a training: alone, or as one of a group that shares each step."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from condinst import CondInst, parallel, weights
+from condinst.criterion import Criterion
+from condinst.finetune import with_classes
+from condinst.fit import fit
+from condinst.sampling import Order
+from condinst.training import Training
+from condinst.views import Views
+from jobs.errors import JobError
+from jobs.exam import Exam, given_exam, held_exam
+from jobs.judge import Judge
+from jobs.resolve import options_of
+from jobs.train_log import SUMMARY_KEY, TrainLog
+from jobs.train_record import decisive, fingerprint
+from jobs.train_spec import SourceSection, TrainSpec
+from pipeline.checkpoints import Checkpoints
+from pipeline.samples import Samples, SampleSource
+from pipeline.storage import Store, StoreOptions
+from pipeline.weights import fetch_weights
+
+__all__ = ["SUMMARY_KEY", "Material", "learn", "material"]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a training starts from."""
+
+    samples: Samples
+    exam: Exam
+    model: CondInst
+    digests: dict[str, str]
+    """sha256 of what it reads: annotations, weights."""
+
+
+def material(spec: TrainSpec, console: Console, device: str | None = None) -> Material:
+    """Labelled images and a model that fit the spec.
+
+    Raises JobError, SampleError, WeightsError, StoreError.
+    """
+    sources = [_source(section) for section in spec.data.train]
+    samples = Samples(sources, spec.data.classes, hold=spec.data.held_out or 0.0)
+    if spec.loss.mask != "boxinst" and not samples.has_masks:
+        raise JobError("data.train: has instances with a box and no mask; set loss.mask to boxinst")
+    val = spec.data.val
+    exam = held_exam(samples) if val is None else given_exam(val, samples.classes)
+    torch.manual_seed(spec.seed)
+    model, parents = _model(spec, samples.classes, console, device or spec.device)
+    return Material(samples, exam, model, {**samples.digests, **parents})
+
+
+def learn(spec: TrainSpec, given: Material, console: Console) -> None:
+    """Train from the last checkpoint, or from the start, to the end; the first process writes the output.
+
+    Raises FloatingPointError when training diverges, and what reading images and writing the output raise.
+    """
+    torch.set_num_threads(spec.workers.cpus if spec.workers else spec.threads)
+    store = Store.open(spec.output.uri, options_of(spec.output))
+    training = Training(given.model, Criterion(spec.loss).to(given.model.device), spec.training)
+    lineage = _lineage(spec, given)
+    judge = Judge(spec, store, given.exam, lineage, console)
+    log = TrainLog(spec, given.samples.classes, store, console)
+    keeper = _Keeper(spec, store, judge, log)
+    keeper.resume(training, console)
+    order = Order(given.samples.counts, tuple(s.weight for s in spec.data.train), spec.seed)
+    views = Views(given.samples.__getitem__, order, given.model.config, spec.loss, spec.augment)
+    batches = views.batches(
+        spec.batch,
+        first_step=training.step,
+        accumulate=spec.training.accumulate,
+        rank=parallel.rank(),
+        world=parallel.world(),
+        threads=spec.decoders,
+    )
+    fit(training, training.criterion, batches, spec.training, log.step, keeper)
+    if parallel.rank() == 0:
+        log.conclude(judge.measured, parallel.world())
+
+
+class _Keeper:
+    """Measures where it is time to, and puts the checkpoint after that."""
+
+    def __init__(self, spec: TrainSpec, store: Store, judge: Judge, log: TrainLog) -> None:
+        self._spec, self._judge, self._log = spec, judge, log
+        self._checkpoints = Checkpoints(store, secrets.token_hex(4))
+
+    def resume(self, training: Training, console: Console) -> None:
+        """Put the training where the newest checkpoint left it, if there is one."""
+        found = self._checkpoints.latest()
+        if found is None:
+            return
+        try:
+            training.restore(found.tensors, found.state["counters"])
+        except (ValueError, KeyError) as error:
+            raise JobError(f"the checkpoint of step {found.step} does not fit: {error}") from None
+        self._judge.resume(found.state["measured"], float(found.state["seconds"]))
+        self._log.resume(training.step)
+        console.print(f"going on from step {training.step:,}", highlight=False)
+
+    def __call__(self, training: Training) -> None:
+        model = None
+        if training.config.measure_at(training.step):
+            model = self._judge.measure(training)
+        if parallel.rank() > 0:
+            return
+        if model is not None:
+            self._log.measured(self._judge.measured[-1], self._judge.exam.examples(model, self._spec.samples))
+        self._log.flush()
+        state = {
+            "counters": training.counters(),
+            "measured": self._judge.measured,
+            "seconds": self._judge.seconds,
+        }
+        self._checkpoints.put(training.step, training.tensors(), state)
+
+
+def _lineage(spec: TrainSpec, given: Material) -> dict[str, str]:
+    """Where the weights come from, for their file."""
+    data = {k: v for k, v in given.digests.items() if k != "weights"}
+    return {
+        "trained_by": spec.name,
+        "training": fingerprint(decisive(spec, given.digests)),
+        "data": hashlib.sha256("".join(f"{k}={v};" for k, v in sorted(data.items())).encode()).hexdigest(),
+        "parent": given.digests.get("weights", "none"),
+        "images": str(len(given.samples)),
+    }
+
+
+def _source(section: SourceSection) -> SampleSource:
+    return SampleSource(
+        section.labels,
+        section.uri,
+        section.boxes_only,
+        options_of(section),
+        run=section.run is not None,
+        min_score=section.min_score,
+    )
+
+
+def _model(
+    spec: TrainSpec, classes: tuple[str, ...], console: Console, device: str
+) -> tuple[CondInst, dict[str, str]]:
+    """The network that training starts from, on a device; and the digest of the weights it took over."""
+    parents: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
+        if spec.model.weights is not None:
+            path = fetch_weights(spec.model.weights, StoreOptions(), Path(folder))
+            model = _adapted(spec, weights.load_for_training(path), classes, console)
+            parents["weights"] = weights.digest(path)
+        else:
+            try:
+                model = CondInst(spec.model.config(classes))
+            except ValueError as error:
+                raise JobError(f"model: {error}") from None
+            if spec.model.backbone_weights is not None:
+                path = fetch_weights(spec.model.backbone_weights, StoreOptions(), Path(folder))
+                weights.load_backbone(model, path)
+                parents["weights"] = weights.digest(path)
+    if spec.loss.semantic and not model.config.mask.semantic:
+        raise JobError(f"loss.semantic: {spec.model.weights} has no semantic head; set it to false")
+    model.backbone.freeze(spec.model.freeze)
+    moved: CondInst = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved, parents
+
+
+def _adapted(spec: TrainSpec, model: CondInst, classes: tuple[str, ...], console: Console) -> CondInst:
+    """Another model made to fit the spec's classes, input and detection; says what became of its classes."""
+    model, taken = with_classes(model, classes)
+    for verb, names in (("keeps", taken.kept), ("begins", taken.new), ("drops", taken.dropped)):
+        if names:
+            console.print(f"{verb} {', '.join(map(escape, names))}", highlight=False)
+    model.config = model.config.model_copy(update=spec.model.stated())
+    return model

@@ -1,0 +1,39 @@
+"""`condinst publish`: a run as Delta tables."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from jobs.errors import JobError
+from jobs.target import no_job, open_target
+from pipeline.delta import Published, PublishError, publish
+from pipeline.storage import NotFound, StoreOptions
+from pipeline.tables import Run
+
+
+def publish_output(
+    output: str, uri: str, options: StoreOptions, console: Console | None = None
+) -> list[Published]:
+    """Bring the Delta tables below `uri` up to date and say what changed.
+
+    Raises JobError for a place that holds other tables, StoreError.
+    """
+    console = console or Console()
+    store = open_target(output, options)
+    try:
+        run = Run(store)
+    except NotFound:
+        raise no_job(store) from None
+    try:
+        tables = publish(run, uri, options)
+    except PublishError as error:
+        raise JobError(str(error)) from None
+    for table in tables:
+        changes = [f"{table.added:,} shards added"] if table.added else []
+        changes += [f"{table.replaced:,} retried shards replaced"] if table.replaced else []
+        said = f"{', '.join(changes) or 'nothing new'}; version {table.version}, {table.uri}"
+        console.print(escape(said), highlight=False, soft_wrap=True)
+    if not run.complete:
+        console.print("note: the run is not complete; publish again and the rest follows", style="yellow")
+    return tables

@@ -1,0 +1,133 @@
+"""`condinst evaluate OUTPUT --seams OTHER`: whether cutting rasters into windows changed what is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from condinst.model import Instances
+from jobs.errors import JobError
+from pipeline import tables
+from pipeline.manifest import Plan, read_shard
+from pipeline.records import ImageRef
+from pipeline.stitch import Windows
+from pipeline.stitch.fragments import moved
+from pipeline.stitch.seams import Seams, Side, compare, seam_lines
+from pipeline.storage import NotFound, Store, StoreOptions
+from pipeline.tables import Run
+from pipeline.tiled.found import WindowsFound, instances_of
+from pipeline.tiled.frozen import FrozenRaster, read_frozen
+from pipeline.tiled.planning import open_windows
+
+_COLUMNS = ["category_id", "score", "bbox", "area", "mask"]
+
+
+def compare_outputs(
+    output: str, reference: str, options: StoreOptions, json_file: Path | None, console: Console | None = None
+) -> Seams:
+    """Compare the instances of two tiled outputs of the same rasters; prints the comparison.
+
+    Raises JobError for an output that is no tiled job's or without a raster in common, StoreError.
+    """
+    console = console or Console()
+    tiled, whole = _open(output, options), _open(reference, options)
+    threshold = max(_threshold(tiled), _threshold(whole))
+    found, rasters = None, 0
+    of_reference = {ref.image_id: (ref, plan) for ref, plan in _rasters(whole)}
+    for ref, plan in _rasters(tiled):
+        if ref.image_id in of_reference:
+            pair = (tiled, ref, plan), (whole, *of_reference[ref.image_id])
+            one = _compare(*pair, threshold)
+            found, rasters = one if found is None else _added(found, one), rasters + 1
+    if found is None:
+        raise JobError(f"{output} and {reference} have no raster in common; compare two runs of one input")
+    _print(console, found, rasters, threshold)
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures(found), indent=2))
+    return found
+
+
+def figures(seams: Seams) -> dict[str, Any]:
+    """The comparison for programs."""
+    shares = {name: getattr(seams, name) for name in ("matched", "duplicates", "excess", "lack")}
+    return {**shares, **asdict(seams)}
+
+
+def _open(uri: str, options: StoreOptions) -> Run:
+    try:
+        run = tables.open(uri, options)
+    except NotFound:
+        raise JobError(
+            f"{uri} holds no job (no job.json); give the output.uri of a job that was run"
+        ) from None
+    if not run.tiled:
+        raise JobError(f"{uri} is no tiled job's output; --seams compares outputs of jobs with `tiling`")
+    return run
+
+
+def _threshold(run: Run) -> float:
+    settings = run.job.get("settings")
+    detect = settings.get("detect", {}) if isinstance(settings, dict) else {}
+    return float(detect.get("score_threshold", 0.0))
+
+
+def _rasters(run: Run) -> Iterator[tuple[ImageRef, Plan]]:
+    for plan in run.plans:
+        for number in range(plan.shards):
+            for ref in read_shard(run.store, plan, number):
+                yield ref, plan
+
+
+def _compare(tiled: tuple[Run, ImageRef, Plan], whole: tuple[Run, ImageRef, Plan], threshold: float) -> Seams:
+    one, other = _raster(tiled[1]), _raster(whole[1])
+    if (one.width, one.height) != (other.width, other.height):
+        raise JobError(f"{tiled[1].image_id} was segmented at two scales; compare runs of one resolution")
+    seams = np.concatenate([_seams(tiled[0].store, tiled[2], one), _seams(whole[0].store, whole[2], other)])
+    return compare(_instances(whole), _instances(tiled), seams, threshold)
+
+
+def _raster(ref: ImageRef) -> FrozenRaster:
+    return read_frozen(ref.raster or "{}")
+
+
+def _seams(store: Store, plan: Plan, raster: FrozenRaster) -> Any:
+    if plan.windows is None or not raster.windows:
+        return np.zeros((0, 4), np.int64)
+    seen = WindowsFound(open_windows(store), plan.windows).seen(raster)
+    return seam_lines(Windows.of([window.window for window in seen]))
+
+
+def _instances(place: tuple[Run, ImageRef, Plan]) -> Instances:
+    run, ref, _ = place
+    return moved(instances_of(run.instances(_COLUMNS, pc.field("image_id") == ref.image_id)), 0, 0)
+
+
+def _added(one: Seams, other: Seams) -> Seams:
+    return Seams(_both(one.reference, other.reference), _both(one.tiled, other.tiled))
+
+
+def _both(one: Side, other: Side) -> Side:
+    mine, theirs = asdict(one), asdict(other)
+    return Side(**{name: mine[name] + theirs[name] for name in mine})
+
+
+def _print(console: Console, seams: Seams, rasters: int, threshold: float) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("[bold]rasters[/]", f"{rasters:,}")
+    reference, tiled = seams.reference, seams.tiled
+    table.add_row("instances", f"{tiled.instances:,}, the reference has {reference.instances:,}")
+    table.add_row("matched", f"{seams.matched:.2%} of the reference's, at an IoU over 0.9")
+    table.add_row("duplicates", f"{seams.duplicates:.2%}")
+    table.add_row("along seams", f"{seams.excess:.2%} more than the reference, {seams.lack:.2%} fewer")
+    elsewhere = f"{tiled.alone_elsewhere:,} only here, {reference.alone_elsewhere:,} only in the reference"
+    table.add_row("elsewhere", elsewhere)
+    console.print(table)
+    console.print(f"instances with a score under {threshold + 0.05:g} are left out", highlight=False)

@@ -1,0 +1,220 @@
+"""`condinst select`: the images of a run most worth labelling, with the run's masks to start from."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+
+from jobs.errors import JobError
+from jobs.label_forms import coco_form, label_studio_form
+from pipeline.records import Status
+from pipeline.storage import NotFound, Store, StoreOptions
+from pipeline.tables import Run
+from pipeline.tables import open as open_run
+
+Criterion = Literal["uncertainty", "density", "disagreement"]
+HALF_DENSITY = 100
+"""Instances at which an image's density counts one half."""
+_SAME = 0.5
+"""Box IoU from which two runs' instances are the same thing."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run found in one image."""
+
+    boxes: NDArray[np.float64]
+    """(n, 4) x1, y1, x2, y2."""
+    scores: NDArray[np.float64]
+    classes: NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An image and why it was chosen."""
+
+    image: dict[str, Any]
+    score: float
+    reasons: dict[str, float]
+
+
+def select_images(
+    output: str,
+    count: int,
+    criteria: Sequence[Criterion],
+    to: str,
+    options: StoreOptions,
+    *,
+    against: str | None = None,
+    label_studio: bool = False,
+    console: Console | None = None,
+) -> list[Chosen]:
+    """Choose images, and write `selection.json` and `selection.csv` below `to`; returns them, best first.
+
+    An image's score is the mean of its criteria, each 0 to 1. Raises JobError for a run without such images
+    and a disagreement without a second run, StoreError, LedgerError.
+    """
+    console = console or Console()
+    run = _open(output, options)
+    other = None if against is None else _open(against, options)
+    if other is None and "disagreement" in criteria:
+        raise JobError("disagreement needs a second run: give --against OUTPUT")
+    best: list[tuple[float, int, Chosen]] = []
+    seen = 0
+    for seen, (image, found, theirs) in enumerate(_joined(run, other), start=1):
+        reasons: dict[str, float] = {name: _judge(name, found, theirs) for name in criteria}
+        score = sum(reasons.values()) / len(reasons)
+        # Among equals the first of the run stays.
+        heapq.heappush(best, (score, -seen, Chosen(image, score, reasons)))
+        if len(best) > count:
+            heapq.heappop(best)
+    if not best:
+        raise JobError(f"{run.store.uri} has no image that was read, so there is none to choose")
+    chosen = [item for _, _, item in sorted(best, reverse=True, key=lambda b: b[:2])]
+    _write(Store.open(to, options), run, chosen, label_studio)
+    console.print(
+        f"{len(chosen):,} of {seen:,} images, scores {chosen[0].score:.3f} to {chosen[-1].score:.3f}: "
+        f"{escape(to)}/selection.json",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return chosen
+
+
+def uncertainty(found: Found) -> float:
+    """Mean over instances of how undecided their score is: 1 at 0.5, 0 at 0 and 1; nothing found is 0."""
+    return float((1 - np.abs(2 * found.scores - 1)).mean()) if len(found.scores) else 0.0
+
+
+def density(found: Found) -> float:
+    """n / (n + 100) of n instances."""
+    return len(found.scores) / (len(found.scores) + HALF_DENSITY)
+
+
+def disagreement(ours: Found, theirs: Found) -> float:
+    """1 less the F1 score of two runs, whose instances match by class and box, best scores first."""
+    total = len(ours.scores) + len(theirs.scores)
+    if total == 0:
+        return 0.0
+    if not len(ours.scores) or not len(theirs.scores):
+        return 1.0
+    overlap = _iou(ours.boxes, theirs.boxes) * (ours.classes[:, None] == theirs.classes[None, :])
+    matched = 0
+    for row in np.argsort(-ours.scores, kind="stable"):
+        column = int(overlap[row].argmax())
+        if overlap[row, column] >= _SAME:
+            matched += 1
+            overlap[:, column] = 0
+    return 1 - 2 * matched / total
+
+
+def _judge(name: Criterion, found: Found, theirs: Found | None) -> float:
+    if name == "uncertainty":
+        return uncertainty(found)
+    if name == "density":
+        return density(found)
+    assert theirs is not None
+    return disagreement(found, theirs)
+
+
+def _open(output: str, options: StoreOptions) -> Run:
+    try:
+        return open_run(output, options)
+    except NotFound:
+        raise JobError(f"{output} holds no job (no job.json); give the output.uri of a segment job") from None
+
+
+def _joined(run: Run, other: Run | None) -> Iterator[tuple[dict[str, Any], Found, Found | None]]:
+    """Each image that was read, with what one run or both found; images that only one has are left out.
+
+    Two runs of one input list their images alike, so hardly any is held while the other catches up.
+    """
+    if other is None:
+        for image, found in _images(run):
+            yield image, found, None
+        return
+    waiting: dict[str, Found] = {}
+    theirs = _images(other)
+    for image, found in _images(run):
+        name = image["image_id"]
+        while name not in waiting and (more := next(theirs, None)) is not None:
+            waiting[more[0]["image_id"]] = more[1]
+        if name in waiting:
+            yield image, found, waiting.pop(name)
+
+
+def _images(run: Run) -> Iterator[tuple[dict[str, Any], Found]]:
+    """Each image that was read, shard by shard."""
+    read = pc.field("status").isin([str(Status.OK), str(Status.EMPTY)])
+    images = run.parts("images", ["image_id", "uri", "width", "height"], read)
+    instances = run.parts("instances", ["image_id", "category", "score", "bbox"])
+    for rows, found in zip(images, instances, strict=True):
+        by_image = _by_image(found)
+        for row in rows.to_pylist():
+            yield row, by_image.get(row["image_id"], _found(found.slice(0, 0)))
+
+
+def _by_image(found: pa.Table) -> dict[str, Found]:
+    """A shard's instances, image by image; an image's rows follow one another."""
+    names = found["image_id"].to_numpy(zero_copy_only=False)
+    if not len(names):
+        return {}
+    starts = [0, *(np.flatnonzero(names[1:] != names[:-1]) + 1).tolist(), len(names)]
+    return {str(names[begin]): _found(found.slice(begin, end - begin)) for begin, end in pairwise(starts)}
+
+
+def _found(rows: pa.Table) -> Found:
+    box = rows["bbox"].combine_chunks()
+    x, y, w, h = (
+        np.asarray(pc.struct_field(box, name), np.float64) for name in ("x", "y", "width", "height")
+    )
+    classes = rows["category"].cast(pa.string()).to_numpy(zero_copy_only=False)
+    scores = np.asarray(rows["score"], np.float64)
+    return Found(np.stack([x, y, x + w, y + h], axis=1), scores, np.asarray(classes, object))
+
+
+def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = (high - low).clip(min=0).prod(2)
+    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(1) for x in (a, b))
+    union = area_a[:, None] + area_b[None, :] - shared
+    return np.asarray(shared / np.maximum(union, 1e-9))
+
+
+def _write(store: Store, run: Run, chosen: Sequence[Chosen], label_studio: bool) -> None:
+    """Put the chosen images with the run's masks, and the list of scores."""
+    rows = _rows(run, [c.image["image_id"] for c in chosen])
+    images = [c.image for c in chosen]
+    form = label_studio_form(images, rows) if label_studio else coco_form(images, rows)
+    store.put("selection.json", json.dumps(form).encode())
+    text = io.StringIO()
+    names = list(chosen[0].reasons)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image_id", "uri", "score", *names])
+    for c in chosen:
+        reasons = [f"{c.reasons[name]:.6f}" for name in names]
+        writer.writerow([c.image["image_id"], c.image["uri"], f"{c.score:.6f}", *reasons])
+    store.put("selection.csv", text.getvalue().encode())
+
+
+def _rows(run: Run, names: Sequence[str]) -> Mapping[str, list[dict[str, Any]]]:
+    """The instances of some images."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    columns = ("image_id", "category_id", "category", "score", "bbox", "area", "mask")
+    for batch in run.batches("instances", columns, pc.field("image_id").isin(list(names))):
+        for row in batch.to_pylist():
+            found[row["image_id"]].append(row)
+    return found

@@ -1,0 +1,85 @@
+"""What an output says of its training, and whether a spec is the same training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from condinst.config import ModelConfig
+from jobs.errors import Refused
+from jobs.report import versions
+from jobs.train_spec import TrainSpec
+from pipeline.settings import difference
+from pipeline.storage import NotFound, Store
+
+JOB_KEY = "train.json"
+_ACCESS = ("endpoint", "region", "profile", "anonymous", "requester_pays", "requests_per_second")
+"""How a store is reached: may change from run to run."""
+_FREE = ("output", "workers", "threads", "decoders", "samples")
+"""What says where and by whom, and changes no weight."""
+
+
+def decisive(spec: TrainSpec, data: Mapping[str, object]) -> dict[str, object]:
+    """All that makes a training what it is, as plain JSON values; `data` has digests of what it reads."""
+    said: dict[str, Any] = spec.model_dump(mode="json", exclude=set(_FREE))
+    sections = [*said["data"]["train"], said["data"]["val"]]
+    for section in filter(None, sections):
+        for name in _ACCESS:
+            section.pop(name, None)
+    said["data"]["train"] = {str(number): section for number, section in enumerate(said["data"]["train"])}
+    return {**said, "digests": dict(data)}
+
+
+def fingerprint(what: Mapping[str, object]) -> str:
+    """sha256 (hex) over the canonical JSON."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def claim(
+    store: Store, spec: TrainSpec, model: ModelConfig, data: Mapping[str, object], counts: Mapping[str, int]
+) -> bool:
+    """Make the output this training's; whether it is new. Raises Refused where it holds another one."""
+    settings = decisive(spec, data)
+    record = {
+        "kind": spec.kind,
+        "name": spec.name,
+        "fingerprint": fingerprint(settings),
+        "settings": settings,
+        "spec": spec.model_dump(mode="json"),
+        "model": model.model_dump(mode="json"),
+        **counts,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+    }
+    if store.create(JOB_KEY, json.dumps(record, indent=2).encode()):
+        return True
+    _compare(store, standing(store) or {}, settings)
+    return False
+
+
+def standing(store: Store) -> dict[str, Any] | None:
+    """The output's `train.json`; None where no training ever ran. Raises Refused for one that is not ours."""
+    try:
+        record = json.loads(store.get(JOB_KEY))
+    except NotFound:
+        return None
+    except ValueError as error:
+        raise Refused(f"{store.join(JOB_KEY)} is not JSON ({error}); name another output") from None
+    if not isinstance(record, dict):
+        raise Refused(f"{store.join(JOB_KEY)} was not written by this program; name another output")
+    return record
+
+
+def _compare(store: Store, record: Mapping[str, Any], settings: Mapping[str, object]) -> None:
+    if record.get("fingerprint") == fingerprint(settings):
+        return
+    before = record.get("settings")
+    differing = difference(before, settings) if isinstance(before, Mapping) else []
+    listed = "".join(f"\n  {line}" for line in differing) or "\n  (its settings are not recorded there)"
+    raise Refused(
+        f"{store.uri} holds a training of another spec, and one output holds one training:{listed}\n"
+        "Name another output, or go back to the settings on the left."
+    )

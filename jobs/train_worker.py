@@ -1,0 +1,41 @@
+"""What each worker of a training does; runs in Ray Train's processes."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from condinst import parallel
+from jobs.learn import learn, material
+from jobs.train_spec import TrainSpec
+from pipeline.trainer import post
+
+
+def work(payload: dict[str, Any]) -> None:
+    """Take part in the training of `payload["spec"]`; only the first worker speaks."""
+    spec = TrainSpec.model_validate_json(payload["spec"])
+    first = parallel.rank() == 0
+    console = Console(file=_Relay(payload["mailbox"]), width=payload["width"], quiet=not first)
+    learn(spec, material(spec, Console(quiet=True), _device(spec)), console)
+
+
+def _device(spec: TrainSpec) -> str:
+    if spec.device == "cpu":
+        return "cpu"
+    from ray.train.torch import get_device
+
+    return str(get_device())
+
+
+class _Relay(io.StringIO):
+    """A file whose text goes to the driver, in whole writes."""
+
+    def __init__(self, mailbox: Any) -> None:
+        super().__init__()
+        self._mailbox = mailbox
+
+    def write(self, text: str) -> int:
+        post(self._mailbox, text)
+        return len(text)

@@ -1,0 +1,1 @@
+"""`condinst view`: a run's tables in the browser."""

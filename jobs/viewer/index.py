@@ -1,0 +1,283 @@
+"""Finds images among millions: what the grid filters and sorts by, in DuckDB, filled shard by shard.
+
+The tables are read through the run's commits, so an index holds exactly what was committed when the run was
+opened, wherever it lies; masks are not read. A file in a temporary folder holds it. Questions are answered
+from what is in it already while the rest comes in.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.viewer.places import centres, run_crs
+from pipeline.tables import Run
+
+Sort = Literal["order", "name", "count", "best", "worst", "pixels"]
+_SORTS: dict[str, str] = {
+    "order": "no",
+    "name": "image_id",
+    "count": "hits",
+    "best": "best",
+    "worst": "worst",
+    "pixels": "width::BIGINT * height",
+}
+_TABLES = """
+CREATE TABLE images (no INTEGER, shard INTEGER, place INTEGER, image_id VARCHAR, status VARCHAR,
+    error VARCHAR, width INTEGER, height INTEGER, instances INTEGER, best FLOAT, worst FLOAT);
+CREATE TABLE instances (no INTEGER, instance_id INTEGER, category SMALLINT, score FLOAT);
+CREATE TABLE places (no INTEGER, instance_id INTEGER, category SMALLINT, score FLOAT, lon DOUBLE, lat DOUBLE);
+"""
+_IMAGES = ("image_id", "status", "error", "width", "height", "instances")
+_INSTANCES = ("image_id", "instance_id", "category", "score")
+_SECONDS = 0.3
+"""Rows are made visible this often."""
+_PAGE = "no, shard, image_id, status, error, width, height, instances, hits, best, worst"
+
+
+class Filter(BaseModel):
+    """What the grid shows: the words of an address, checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: tuple[str, ...] = ()
+    """Statuses; none is all."""
+    category: tuple[str, ...] = ()
+    """Classes of the instances that count; none is all."""
+    score_min: float = Field(0.0, ge=0, le=1)
+    score_max: float = Field(1.0, ge=0, le=1)
+    count_min: int | None = Field(None, ge=0, le=2**31 - 1)
+    """Fewest instances that count. By default 1 when a class or a score is asked for."""
+    count_max: int | None = Field(None, ge=0, le=2**31 - 1)
+    text: str = Field("", max_length=1000)
+    """Part of the image's id or of its error, in any case of letters."""
+    sort: Sort = "order"
+    falling: bool = False
+    page: int = Field(0, ge=0, le=10**7)
+    size: int = Field(60, ge=1, le=500)
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether only some instances count."""
+        return bool(self.category) or self.score_min > 0 or self.score_max < 1
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of the grid."""
+
+    total: int
+    """Images that the filter holds for."""
+    images: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What lies in a part of the map: so many instances, each or by cells of a raster of 64 x 64."""
+
+    total: int
+    points: list[dict[str, Any]]
+    """`lon`, `lat`, `hits`; single ones also `no`, `instance_id`, `category`, `score`."""
+
+
+class Index:
+    """Images and instances of a run. `fill` it in a thread; ask from any."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.categories = sorted({name for commit in run.commits for name in commit.classes})
+        self.crs = run_crs(run)
+        """Of the instances' geometries; None for a run without."""
+        self.shards = 0
+        """Shards that are in."""
+        self.error: str | None = None
+        """Why filling ended early."""
+        self._images = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="condinst-view-")
+        self._db = duckdb.connect(Path(self._folder.name) / "index.duckdb")
+        self._db.execute("SET enable_external_access = false; SET memory_limit = '1GB'; SET threads = 2")
+        self._db.execute(_TABLES)
+        self._stop = threading.Event()
+        self._came = threading.Condition()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is in."""
+        return self.shards == len(self.run.commits)
+
+    def stop(self) -> None:
+        """Let whoever fills it end with the shard that is in work."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Take the file away; nobody may fill it or ask any more."""
+        self.stop()
+        self._db.close()
+        del self._db  # at the end of the process duckdb prints what of it is still held
+        self._folder.cleanup()
+
+    def fill(self) -> None:
+        """Read the run's tables to their end. An error ends it, and is told in `error`."""
+        try:
+            self._fill()
+        except Exception as error:
+            if not self._stop.is_set():
+                self.error = f"{type(error).__name__}: {error}"
+        finally:
+            self._tell()
+
+    def wait_for(self, images: int, seconds: float) -> None:
+        """Wait until so many images are in, or all, or the time is over."""
+        with self._came:
+            self._came.wait_for(
+                lambda: self._images >= images or self.complete or self.error is not None, seconds
+            )
+
+    def page(self, wanted: Filter) -> Page:
+        """The images that a filter holds for, in its order, those of its page.
+
+        `hits`, `best` and `worst` are the number and the scores of the instances that count.
+        """
+        rows, values = self._matching(wanted)
+        falling = "DESC" if wanted.falling else "ASC"
+        order = f"{_SORTS[wanted.sort]} {falling} NULLS LAST, no {falling}"
+        sql = f"SELECT {_PAGE}, count(*) OVER () AS total FROM ({rows}) ORDER BY {order} LIMIT ? OFFSET ?"
+        found = self._ask(sql, [*values, wanted.size, wanted.page * wanted.size])
+        if not found and wanted.page:
+            counted = self._ask(f"SELECT count(*) AS total FROM ({rows})", values)
+            return Page(counted[0]["total"], [])
+        return Page(found[0]["total"] if found else 0, [_without(row, "total") for row in found])
+
+    def image(self, no: int) -> dict[str, Any] | None:
+        """One image's row, with `place`, its place in its shard; None where there is none yet."""
+        found = self._ask("SELECT *, instances AS hits FROM images WHERE no = ?", [no])
+        return found[0] if found else None
+
+    def find(self, image_id: str) -> dict[str, Any] | None:
+        """The same of the image of that id."""
+        found = self._ask("SELECT *, instances AS hits FROM images WHERE image_id = ?", [image_id])
+        return found[0] if found else None
+
+    def bounds(self) -> tuple[float, float, float, float] | None:
+        """West, south, east and north of all instances that have a place; None when none has."""
+        row = self._ask("SELECT min(lon) w, min(lat) s, max(lon) e, max(lat) n FROM places", [])[0]
+        return None if row["w"] is None else (row["w"], row["s"], row["e"], row["n"])
+
+    def around(self, box: Sequence[float], score: float, most: int) -> Cells:
+        """Instances of at least that score in west, south, east, north: each, or cells when they are more."""
+        west, south, east, north = box
+        where = "FROM places WHERE lon BETWEEN ? AND ? AND lat BETWEEN ? AND ? AND score >= ?"
+        values = [west, east, south, north, score]
+        total = self._ask(f"SELECT count(*) AS total {where}", values)[0]["total"]
+        if total <= most:
+            points = self._ask(f"SELECT *, 1 AS hits {where} ORDER BY no, instance_id", values)
+            return Cells(total, [{**p, "category": self.categories[p["category"]]} for p in points])
+        width, height = max(east - west, 1e-9) / 64, max(north - south, 1e-9) / 64
+        middle = f"SELECT avg(lon) AS lon, avg(lat) AS lat, count(*) AS hits {where}"
+        by_cell = f"{middle} GROUP BY floor(lon / ?), floor(lat / ?)"
+        return Cells(total, self._ask(by_cell, [*values, width, height]))
+
+    def _matching(self, wanted: Filter) -> tuple[str, list[Any]]:
+        """SQL of the images that a filter holds for, with their `hits`, and its values."""
+        values: list[Any] = []
+        if wanted.narrowed:
+            chosen = [self.categories.index(name) for name in wanted.category if name in self.categories]
+            some = "AND category IN (SELECT unnest(?::SMALLINT[]))" if wanted.category else ""
+            values += [wanted.score_min, wanted.score_max, *([chosen] if wanted.category else [])]
+            hits = (
+                "SELECT no, count(*) AS hits, max(score) AS best, min(score) AS worst "
+                f"FROM instances WHERE score BETWEEN ?::FLOAT AND ?::FLOAT {some} GROUP BY no"
+            )
+            source = (
+                "SELECT i.* EXCLUDE (best, worst), coalesce(h.hits, 0) AS hits, h.best, h.worst "
+                f"FROM images i LEFT JOIN ({hits}) h USING (no)"
+            )
+        else:
+            source = "SELECT *, instances AS hits FROM images"
+        least = wanted.count_min
+        if least is None and wanted.narrowed and wanted.count_max != 0:
+            least = 1
+        tests = ["true"]
+        for test, value in (
+            ("status IN (SELECT unnest(?::VARCHAR[]))", list(wanted.status) or None),
+            ("hits >= ?", least),
+            ("hits <= ?", wanted.count_max),
+            ("contains(lower(concat_ws(chr(10), image_id, error)), lower(?))", wanted.text or None),
+        ):
+            if value is not None:
+                tests.append(test)
+                values.append(value)
+        return f"SELECT * FROM ({source}) WHERE {' AND '.join(tests)}", values
+
+    def _ask(self, sql: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        with self._db.cursor() as cursor:
+            answer = cursor.execute(sql, list(values))
+            names = [column[0] for column in answer.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+    def _fill(self) -> None:
+        columns = [*_INSTANCES, "geometry"] if self.crs else list(_INSTANCES)
+        parts = zip(self.run.parts("images", _IMAGES), self.run.parts("instances", columns), strict=True)
+        with self._db.cursor() as cursor:
+            cursor.begin()
+            shown = time.monotonic()
+            for shard, (images, instances) in enumerate(parts):
+                if self._stop.is_set():
+                    return
+                self._add(cursor, shard, images, instances)
+                if time.monotonic() - shown > _SECONDS or shard < 2:
+                    cursor.commit()
+                    self._tell(shard + 1)
+                    cursor.begin()
+                    shown = time.monotonic()
+            cursor.commit()
+        self._tell(len(self.run.commits))
+
+    def _add(
+        self, cursor: duckdb.DuckDBPyConnection, shard: int, images: pa.Table, instances: pa.Table
+    ) -> None:
+        ids = images["image_id"].combine_chunks()
+        places = pa.array(range(len(ids)), pa.int32())
+        first = pa.scalar(self._images, pa.int32())
+        found = pa.table(
+            {
+                "no": pc.add(pc.index_in(instances["image_id"], value_set=ids), first),
+                "instance_id": instances["instance_id"],
+                "category": pc.index_in(
+                    instances["category"].cast(pa.string()), value_set=pa.array(self.categories, pa.string())
+                ),
+                "score": instances["score"],
+            }
+        )
+        listed = images.add_column(0, "no", pc.add(places, first)).add_column(1, "place", places)
+        cursor.register("found", found)
+        cursor.register("listed", listed)
+        cursor.execute("INSERT INTO instances SELECT * FROM found")
+        best = "SELECT no, max(score) AS best, min(score) AS worst FROM found GROUP BY no"
+        row = "no, ?, place, image_id, status, error, width, height, instances, best, worst"
+        cursor.execute(f"INSERT INTO images SELECT {row} FROM listed LEFT JOIN ({best}) USING (no)", [shard])
+        if self.crs:
+            lon, lat = centres(instances["geometry"], self.crs)
+            cursor.register("placed", found.append_column("lon", lon).append_column("lat", lat))
+            cursor.execute("INSERT INTO places SELECT * FROM placed WHERE lon IS NOT NULL")
+        self._images += len(ids)
+
+    def _tell(self, shards: int | None = None) -> None:
+        with self._came:
+            if shards is not None:
+                self.shards = shards
+            self._came.notify_all()
+
+
+def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != name}

@@ -1,0 +1,69 @@
+"""The first stage of a tiled job: its windows, segmented shard by shard into an output of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from jobs.driving import REPEAT, Drive
+from jobs.errors import Incomplete
+from jobs.limits import Limits
+from jobs.progress import Doing
+from jobs.tally import Tally
+from pipeline.ledger import Ledger
+from pipeline.plan import Plan
+from pipeline.settings import SegmentSettings
+from pipeline.storage import Store
+from pipeline.tiled.planning import install_windows, open_windows
+
+SEGMENTING_WINDOWS = Doing("segmenting", "windows")
+STITCHING = Doing("stitching", "rasters")
+
+
+@dataclass
+class WindowStage:
+    """What is left of a job's windows, and how it is done."""
+
+    output: Store
+    """The job's own output."""
+    settings: SegmentSettings
+    plans: Sequence[Plan]
+    """Those of the job, each with its windows'."""
+    job: Mapping[str, object]
+    console: Console
+
+    def __post_init__(self) -> None:
+        self.store = open_windows(self.output)
+        self.ledger = Ledger(self.store)
+        self.window_plans = [plan.windows for plan in self.plans if plan.windows is not None]
+
+    def pending(self) -> list[str]:
+        """Make the stage's output this job's, and say which of its shards are not committed."""
+        for plan in self.plans:
+            install_windows(self.output, plan)
+        self.ledger.claim(self.job)
+        self.ledger.repair()
+        return self.ledger.pending(self.window_plans)
+
+    def run(self, shards: Sequence[str], workers: int, least: int | None, limits: Limits) -> None:
+        """Segment the shards; raises Incomplete when some could not be, and what `Drive.run` does.
+
+        `workers`, `least` and `limits` are as `Drive` has them.
+        """
+        tally = self.tally()
+        total = sum(plan.images for plan in self.window_plans)
+        settings = self.settings.of_windows()
+        drive = Drive(self.store, settings, shards, workers, tally, total, self.console)
+        drive.doing, drive.asked = SEGMENTING_WINDOWS, self.output
+        drive.least, drive.limits = least, limits.after(tally, settings.gpus)
+        drive.run()
+        missing = self.ledger.pending(self.window_plans)
+        if missing:
+            some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise Incomplete(f"{len(missing)} shards of windows are missing ({some}); {REPEAT}")
+
+    def tally(self) -> Tally:
+        """What the windows come to so far."""
+        return Tally.of(self.ledger.records())

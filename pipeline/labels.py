@@ -1,0 +1,99 @@
+"""Labels to learn from: of a COCO json, or of a segment job's tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from condinst.augment import StoredMask
+from condinst.coco_truth import ImageTruth, TruthError, read_truth
+from pipeline import tables
+from pipeline.ledger import LedgerError
+from pipeline.records import Status
+from pipeline.storage import NotFound, Store, StoreOptions
+
+
+class SampleError(ValueError):
+    """A source or an image of it that cannot be trained on; the message names it and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What one source says."""
+
+    names: tuple[str, ...]
+    """Class names; an instance's category is an index into them."""
+    images: list[ImageTruth]
+    digest: str
+    """sha256 of what was read."""
+
+
+def read_coco(uri: str, options: StoreOptions) -> Labels:
+    """The labels of a COCO json. Raises SampleError, StoreError."""
+    parent, _, name = uri.rpartition("/")
+    store = Store.open(parent or ("/" if uri.startswith("/") else "."), options)
+    try:
+        text = store.get(name)
+        data = json.loads(text)
+    except NotFound:
+        raise SampleError(f"{uri}: there is no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise SampleError(f"{uri}: not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise SampleError(f"{uri}: not COCO annotations: it is no mapping")
+    try:
+        names, images = read_truth(data)
+    except TruthError as error:
+        raise SampleError(f"{uri}: {error}") from None
+    return Labels(names, images, hashlib.sha256(text).hexdigest())
+
+
+def read_run(uri: str, options: StoreOptions, min_score: float = 0.0) -> Labels:
+    """The labels that a segment job's tables are: its instances of `min_score` or more.
+
+    Images that were not read are left out; those without instances are background. Raises SampleError,
+    StoreError.
+    """
+    try:
+        run = tables.open(uri, options)
+        found, names = _instances(run, min_score)
+        read = pc.field("status").isin([str(Status.OK), str(Status.EMPTY)])
+        rows = run.images(["image_id", "width", "height"], read).to_pylist()
+    except NotFound:
+        raise SampleError(f"{uri}: holds no segment job") from None
+    except LedgerError as error:
+        raise SampleError(str(error)) from None
+    images = [
+        ImageTruth(row["image_id"], row["height"], row["width"], tuple(found[row["image_id"]]), False)
+        for row in rows
+    ]
+    files = sorted((c.shard, c.revision, c.files["instances"].sha256) for c in run.commits)
+    return Labels(names, images, hashlib.sha256(json.dumps([files, min_score]).encode()).hexdigest())
+
+
+def _instances(run: tables.Run, min_score: float) -> tuple[dict[str, list[StoredMask]], tuple[str, ...]]:
+    """Each image's masks as they are in the table, and the classes in order of their ids."""
+    found: dict[str, list[StoredMask]] = defaultdict(list)
+    classes: dict[int, str] = {}
+    columns = ("image_id", "category_id", "category", "mask")
+    for batch in run.batches("instances", columns, pc.field("score") >= min_score):
+        for row in batch.to_pylist():
+            classes[row["category_id"]] = row["category"]
+            found[row["image_id"]].append(_stored(row["mask"], row["category_id"]))
+    order = sorted(classes)
+    index = {category: number for number, category in enumerate(order)}
+    renumbered = {
+        image: [StoredMask(m.x, m.y, m.height, m.width, m.counts, index[m.category]) for m in masks]
+        for image, masks in found.items()
+    }
+    return defaultdict(list, renumbered), tuple(classes[category] for category in order)
+
+
+def _stored(mask: Mapping[str, Any], category: int) -> StoredMask:
+    return StoredMask(mask["x"], mask["y"], mask["height"], mask["width"], mask["counts"], category)

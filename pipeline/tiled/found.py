@@ -1,0 +1,140 @@
+"""What was found in the windows of a raster, read back from the output of the first stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from condinst.masks import RleMasks
+from condinst.model import Instances
+from pipeline.ledger import LedgerError
+from pipeline.plan import Plan, read_shard
+from pipeline.records import Status, Window
+from pipeline.storage import Store
+from pipeline.tables import Run
+from pipeline.tiled.frozen import FrozenRaster
+
+DONE = (Status.OK, Status.EMPTY, Status.NODATA)
+"""What a window ends as that was looked at."""
+_KEPT = 2
+_IMAGES = ["status", "error", "instances", "decode_ms", "infer_ms"]
+_INSTANCES = ["category_id", "score", "bbox", "area", "mask"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One window and what became of it."""
+
+    window: Window
+    status: Status
+    error: str | None
+    decode_ms: float
+    infer_ms: float
+    instances: int
+
+    @property
+    def done(self) -> bool:
+        """Whether somebody looked at it: what was not found there is not there."""
+        return self.status in DONE
+
+
+class WindowsFound:
+    """Reads committed window shards; those last read stay in memory, for rasters that share them.
+
+    Methods raise LedgerError where a shard is not committed, or its files are not what was committed.
+    """
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        """`store` is the first stage's output, `plan` its plan."""
+        self._store, self._plan = store, plan
+        self._run = Run(store)
+        self._seen = lru_cache(_KEPT)(self._read_seen)
+        self._found = lru_cache(_KEPT)(self._read_found)
+
+    def seen(self, raster: FrozenRaster) -> list[Seen]:
+        """A raster's windows in manifest order."""
+        return [seen for number, rows in self._parts(raster) for seen in self._seen(number)[rows]]
+
+    def instances(self, raster: FrozenRaster) -> Iterator[Instances]:
+        """What was found in each of them, in the window's pixels; a shard is in memory at a time."""
+        for number, rows in self._parts(raster):
+            bounds = np.append(0, np.cumsum([seen.instances for seen in self._seen(number)]))
+            found = self._found(number)
+            for row in range(rows.start, rows.stop):
+                yield _slice(found, int(bounds[row]), int(bounds[row + 1]))
+
+    def _parts(self, raster: FrozenRaster) -> Iterator[tuple[int, slice]]:
+        """The shards that hold a raster's windows, and which of their rows those are."""
+        at, end, size = raster.first, raster.first + raster.windows, self._plan.shard_size
+        while at < end:
+            number, row = divmod(at, size)
+            stop = min(end, (number + 1) * size)
+            yield number, slice(row, row + stop - at)
+            at = stop
+
+    def _committed(self, number: int) -> str:
+        shard = f"{self._plan.generation:04d}-{number:06d}"
+        if shard not in self._run.shards_known:
+            self._run = Run(self._store)
+        if shard not in self._run.shards_known:
+            raise LedgerError(
+                f"{self._store.uri}: window shard {shard} is not committed; run the job again to do it first"
+            )
+        return shard
+
+    def _read_seen(self, number: int) -> list[Seen]:
+        refs = read_shard(self._store, self._plan, number)
+        images = self._run.of_shard(self._committed(number), "images", _IMAGES).to_pylist()
+        return [
+            Seen(
+                window=ref.window,
+                status=Status(image["status"]),
+                error=image["error"],
+                decode_ms=image["decode_ms"] or 0.0,
+                infer_ms=image["infer_ms"] or 0.0,
+                instances=image["instances"],
+            )
+            for ref, image in zip(refs, images, strict=True)
+            if ref.window is not None
+        ]
+
+    def _read_found(self, number: int) -> Instances:
+        return instances_of(self._run.of_shard(self._committed(number), "instances", _INSTANCES))
+
+
+def _slice(found: Instances, begin: int, end: int) -> Instances:
+    part = slice(begin, end)
+    return Instances(found.boxes[part], found.scores[part], found.classes[part], found.masks[part])
+
+
+def instances_of(table: pa.Table) -> Instances:
+    """Rows of `instances` as the model gave them."""
+    table = table.combine_chunks()
+    box, mask = _struct(table, "bbox"), _struct(table, "mask")
+    x, y, width, height = (_numbers(box.field(name)) for name in ("x", "y", "width", "height"))
+    return Instances(
+        boxes=np.column_stack([x, y, x + width, y + height]).astype(np.float32),
+        scores=_numbers(table["score"]).astype(np.float32),
+        classes=_numbers(table["category_id"]).astype(np.int64) - 1,
+        masks=RleMasks(
+            **{name: _numbers(mask.field(name)).astype(np.int32) for name in ("x", "y", "height", "width")},
+            area=_numbers(table["area"]).astype(np.int64),
+            counts=mask.field("counts").to_pylist(),
+        ),
+    )
+
+
+def _struct(table: pa.Table, name: str) -> pa.StructArray:
+    column = table[name]
+    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
+
+
+def _numbers(column: Any) -> NDArray[Any]:
+    values: NDArray[Any] = column.to_numpy()
+    return values

@@ -1,0 +1,70 @@
+"""Writes the `instances` of a stitch shard batch by batch, with their places on the map."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from condinst.model import Instances
+from pipeline.geo.geoparquet import geo_columns, geo_metadata
+from pipeline.geo.georef import Georef
+from pipeline.geo.polygons import on_map
+from pipeline.records import ImageRef, Status
+from pipeline.rows import Outcome, count_values, instances_table
+from pipeline.schemas import TILED_INSTANCES_SCHEMA
+
+_DICTIONARY = ["image_id", "category"]
+
+
+class InstancesFile:
+    """One Parquet file, in memory in its compressed form alone. Equal rows give equal bytes."""
+
+    def __init__(self, names: Sequence[str], crs: str, said: Mapping[str, str]) -> None:
+        """`names` are the model's classes, `crs` that of the geometries (or empty), `said` the footer."""
+        self.rows = 0
+        self.classes: Counter[str] = Counter()
+        """Rows by class."""
+        self._names, self._crs = names, crs
+        self._sink = pa.BufferOutputStream()
+        # The geometries' bounds are no part of this: a footer is begun before they are known.
+        schema = TILED_INSTANCES_SCHEMA.with_metadata({**said, **(geo_metadata(crs) if crs else {})})
+        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd", use_dictionary=_DICTIONARY)
+
+    def add(
+        self, ref: ImageRef, size: tuple[int, int], found: Instances, first: int, georef: Georef | None
+    ) -> None:
+        """Write the next instances of an image of `size` (height, width), numbered from `first`.
+
+        Raises ValueError where an instance has no place in the CRS.
+        """
+        table = instances_table([Outcome(ref, Status.OK, size=size, found=found)], self._names)
+        columns: dict[str, Any] = {name: table[name] for name in table.column_names}
+        columns["instance_id"] = pa.array(np.arange(first, first + len(found)), pa.int32())
+        columns |= self._placed(found, georef)
+        self._writer.write_table(
+            pa.Table.from_arrays(
+                [columns[field.name] for field in TILED_INSTANCES_SCHEMA], schema=TILED_INSTANCES_SCHEMA
+            )
+        )
+        self.rows += len(found)
+        self.classes.update(count_values(table["category"]))
+
+    def close(self) -> bytes:
+        """End the file and return it."""
+        self._writer.close()
+        data: bytes = self._sink.getvalue().to_pybytes()
+        return data
+
+    def _placed(self, found: Instances, georef: Georef | None) -> dict[str, pa.Array]:
+        if georef is None or not self._crs:
+            empty = {name: TILED_INSTANCES_SCHEMA.field(name).type for name in _PLACED}
+            return {name: pa.nulls(len(found), kind) for name, kind in empty.items()}
+        return dict(zip(_PLACED, geo_columns(on_map(found.masks, georef, self._crs)), strict=True))
+
+
+_PLACED = ("geometry", "geometry_bbox", "area_m2")

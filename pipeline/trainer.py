@@ -1,0 +1,169 @@
+"""Several processes that train one model, on Ray Train: started, watched, started again when one dies.
+
+Ray Train places the workers, makes their process group (gloo on processors, nccl on GPUs) and replaces the
+whole group when a worker or its node dies. What they have learned is in the checkpoints of the output
+(`pipeline.checkpoints`), from which every new group goes on, with however many workers there are then.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.cluster import cluster
+
+TIMEOUT = 1800
+"""Seconds that a process waits for the others: one of them may be measuring."""
+_POLL = 0.5
+
+
+class WorkersFailed(Exception):
+    """The workers died more often than allowed; the message has the last one's words."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The workers of a training."""
+
+    count: int
+    cpus: int = 1
+    gpus: float = 0
+    least: int | None = None
+    """Go on with so many when there is no room for all. Default: `count`."""
+    max_failures: int = 3
+    """How often the group is started again after a worker's death."""
+    memory: int = 0
+    accelerator: str | None = None
+
+    @property
+    def gpus_held(self) -> float:
+        """What Ray reserves for one of them."""
+        return self.gpus
+
+
+def run_group(
+    work: Callable[[dict[str, Any]], None],
+    payload: Mapping[str, Any],
+    group: Group,
+    say: Callable[[str], None],
+    *,
+    address: str | None = None,
+) -> None:
+    """Run `work(payload)` in every worker, to its end; on a Ray cluster that is joined or started.
+
+    The payload also gets `mailbox`: what a worker posts there (`post`) is said here. Raises ClusterTooSmall,
+    the workers' own exception where it is one that a person can put right, and otherwise WorkersFailed.
+    """
+    least = group.least or group.count
+    with cluster(group, least, address=address, spare=0):
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        # Beside who reads it: on another node it would be lost with that.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(num_cpus=0)(_Mailbox)
+        mailbox = actor.options(scheduling_strategy=here).remote()
+        failed: list[BaseException] = []
+        runner = threading.Thread(
+            target=_fit, args=(work, {**payload, "mailbox": mailbox}, group, failed), daemon=True
+        )
+        runner.start()
+        while runner.is_alive():
+            runner.join(_POLL)
+            for text in ray.get(mailbox.take.remote()):
+                say(text)
+        for text in ray.get(mailbox.take.remote()):
+            say(text)
+        if failed:
+            raise failed[0]
+
+
+def post(mailbox: Any, text: str) -> None:
+    """Send a worker's words to who runs the group; does not wait."""
+    mailbox.put.remote(text)
+
+
+class _Mailbox:
+    """Words on their way to the driver, in order."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def put(self, text: str) -> None:
+        self._texts.append(text)
+
+    def take(self) -> list[str]:
+        taken, self._texts = self._texts, []
+        return taken
+
+
+def _fit(
+    work: Callable[[dict[str, Any]], None], payload: dict[str, Any], group: Group, failed: list[BaseException]
+) -> None:
+    """Run Ray Train; what it raises goes into `failed`, since this is a thread of its own."""
+    from ray.train import TrainingFailedError
+    from ray.train.torch import TorchConfig
+
+    # What `ray.train` hands out at run time; its own names have the types of its first version.
+    from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+    count = group.count if group.least is None else (group.least, group.count)
+    resources = {"CPU": float(group.cpus)} | ({"GPU": group.gpus} if group.gpus else {})
+    # Ray's own records of the run; the checkpoints go to the output.
+    folder = tempfile.mkdtemp(prefix="condinst-train-")
+    try:
+        TorchTrainer(
+            work,
+            train_loop_config=payload,
+            torch_config=TorchConfig(backend="nccl" if group.gpus else "gloo", timeout_s=TIMEOUT),
+            scaling_config=ScalingConfig(
+                num_workers=count, use_gpu=group.gpus > 0, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=group.max_failures),
+                callbacks=[_teller(payload["mailbox"])],
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        ).fit()
+    except TrainingFailedError as error:
+        failed.append(_cause(error))
+    except BaseException as error:
+        failed.append(error)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _teller(mailbox: Any) -> Any:
+    """Tells of every death of a worker; called in Ray Train's controller."""
+    from ray.train import UserCallback
+
+    class Teller(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            rank, error = min(worker_exceptions.items(), key=lambda item: item[0])
+            post(mailbox, f"worker {rank} ended ({_last_words(error)}); going back to the last checkpoint\n")
+
+    return Teller()
+
+
+def _last_words(error: BaseException) -> str:
+    """The last line of an exception that may carry a whole traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()[:300]
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The worker's own exception, if it is no mere loss of another worker."""
+    failures = getattr(error, "worker_failures", {})
+    for _, failure in sorted(failures.items()):
+        cause = getattr(failure, "cause", None) or failure
+        if type(cause).__module__.split(".")[0] in ("condinst", "pipeline", "jobs"):
+            raised: BaseException = cause
+            return raised
+    last = _last_words(next(iter(failures.values()), error))
+    return WorkersFailed(f"the workers died too often (workers.max_failures); one of them said: {last}")

@@ -1,0 +1,131 @@
+"""How fast the training loop is beside a plain one, and how long it waits for images from S3.
+
+    python -m tests.bench.training --steps 20 --repeats 3
+
+Plain: one process, batches that lie ready in memory, forward, losses, backward, AdamW; nothing else. Ours:
+`fit` with everything it does, from a quick S3 server in a process of its own. Both in turn, so that what else
+the machine does falls on both. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import boto3
+import torch
+
+from condinst import CondInst
+from condinst.augment import AugmentConfig
+from condinst.criterion import Criterion, LossConfig
+from condinst.fit import Batch, fit
+from condinst.optimizing import FitConfig
+from condinst.sampling import Order
+from condinst.training import Training
+from condinst.views import Views
+from jobs.demo_model import demo_config
+from jobs.scenes.dataset import write_dataset
+from pipeline.samples import Samples, SampleSource
+from tests.bench.harness import measure_pair, report
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The folder's files in a bucket of a moto server; yields the bucket's URI."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            os.environ |= {
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_REGION": "us-east-1",
+                "AWS_DEFAULT_REGION": "us-east-1",
+            }
+            client = boto3.client("s3", config=boto3.session.Config(retries={"max_attempts": 20}))
+            client.create_bucket(Bucket="bench")
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    client.upload_file(str(path), "bench", str(path.relative_to(folder)))
+            yield "s3://bench"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def plain(model: CondInst, batches: list[Batch]) -> None:
+    """The ceiling: a loop that does nothing but learn."""
+    criterion = Criterion(LossConfig())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model.train()
+    for batch in batches:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            dense = model(batch.x)
+        loss = torch.stack(list(criterion(model, dense, batch.targets).values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    for name, default in (("steps", 20), ("repeats", 3), ("batch", 8), ("size", 320), ("decoders", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset(Path(folder), range(40), 640)
+        with served(Path(folder)) as uri:
+            report("training", *measured(asked, uri))
+
+
+def measured(asked: argparse.Namespace, uri: str) -> tuple[float, dict[str, object]]:
+    """Both loops in turn; ours reads every image anew, as nothing is kept between its runs."""
+    config = demo_config()
+    model = CondInst(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    settings = FitConfig(steps=asked.steps, warmup_steps=0, checkpoint_steps=10**6)
+    waits: list[float] = []
+
+    def views() -> Views:
+        samples = Samples([SampleSource(f"{uri}/truth.json", f"{uri}/images")])
+        augment = AugmentConfig(size=asked.size)
+        return Views(samples.__getitem__, Order((len(samples),), (1.0,), 0), config, LossConfig(), augment)
+
+    ready = list(islice(views().batches(asked.batch, threads=asked.decoders), asked.steps))
+
+    def ours() -> None:
+        training = Training(model, Criterion(LossConfig()), settings)
+        began = time.perf_counter()
+        waited: list[float] = []
+        stream = views().batches(asked.batch, threads=asked.decoders)
+        fit(training, training.criterion, stream, settings, lambda _, told: waited.append(told["wait"]))
+        waits.append(sum(waited[1:]) / (time.perf_counter() - began))
+
+    ceiling, own = measure_pair(lambda: plain(model, ready), ours, asked.repeats)
+    images = asked.steps * asked.batch
+    return ceiling.median / own.median, {
+        "views": f"{asked.batch} x {asked.size} px",
+        "steps": asked.steps,
+        "plain_images_per_second": round(images / ceiling.median, 3),
+        "images_per_second": round(images / own.median, 3),
+        "data_wait": round(sorted(waits[1:])[len(waits[1:]) // 2], 5),
+        "spread": [round(ceiling.spread, 3), round(own.spread, 3)],
+    }
+
+
+if __name__ == "__main__":
+    main()

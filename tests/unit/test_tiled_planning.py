@@ -1,0 +1,217 @@
+"""What the plan of a tiled job freezes: rasters from their headers, windows, shards, areas of interest."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.transform import from_origin
+
+from pipeline.decode import DecodeLimits
+from pipeline.geo.ranges import Pages, Ranged
+from pipeline.manifest import InputError, InputSource, Plan, load_plans, read_shard
+from pipeline.records import ImageRef, Status, Window
+from pipeline.storage import Store, StoreError
+from pipeline.tiled.children import RasterChildren
+from pipeline.tiled.frozen import FrozenRaster, read_frozen
+from pipeline.tiled.groups import groups
+from pipeline.tiled.inspect import look_at
+from pipeline.tiled.pixels import window_pixels
+from pipeline.tiled.planning import freeze_tiled, open_windows
+from pipeline.tiled.settings import Tiling
+from tests.rasters import NORTH_UP, UTM, opened, terrain, write_raster
+from tests.tiny import encoded, picture
+
+BLOCKS = {"blockxsize": 32, "blockysize": 32}
+TILING = Tiling(size=64, overlap=16)
+
+
+def planned(folder: Path, output: Path, shard_size: int = 5, tiling: Tiling = TILING, **source: Any) -> Plan:
+    sources = (InputSource(str(folder), **source),)
+    return freeze_tiled(sources, Store.open(str(output)), shard_size, 0, tiling)
+
+
+def rows(store: Store, plan: Plan) -> list[ImageRef]:
+    return [ref for number in range(plan.shards) for ref in read_shard(store, plan, number)]
+
+
+def rasters_of(output: Path, plan: Plan) -> dict[str, FrozenRaster]:
+    return {ref.image_id: read_frozen(ref.raster or "") for ref in rows(Store.open(str(output)), plan)}
+
+
+def windows_of(output: Path, plan: Plan) -> list[ImageRef]:
+    assert plan.windows is not None
+    return rows(open_windows(Store.open(str(output))), plan.windows)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Two rasters, a photograph, a raster that is cut off, a text file."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_raster(folder / "a.tif", terrain(3, 150, 200))
+    write_raster(folder / "b.tif", terrain(1, 40, 50, "uint16"))
+    (folder / "c.jpg").write_bytes(encoded(picture(0, 100, 130), "JPEG"))
+    (folder / "d.tif").write_bytes((folder / "a.tif").read_bytes()[:20])
+    (folder / "e.txt").write_text("no image")
+    return folder
+
+
+def test_each_input_is_planned_once_whatever_it_is(mixed: Path, tmp_path: Path) -> None:
+    plan = planned(mixed, tmp_path / "out")
+    found = rasters_of(tmp_path / "out", plan)
+    statuses = {name: raster.status for name, raster in found.items()}
+    assert statuses == {
+        "a.tif": None,
+        "b.tif": None,
+        "c.jpg": None,
+        "d.tif": Status.CORRUPT,
+        "e.txt": Status.UNSUPPORTED,
+    }
+    assert found["c.jpg"].photograph
+    assert (found["a.tif"].width, found["a.tif"].height, found["a.tif"].crs) == (200, 150, UTM)
+    assert found["b.tif"].low is not None  # 16 bits are stretched, by the whole raster
+    assert plan.crs == UTM
+    assert all(found[name].windows == 0 and found[name].reason for name in ("d.tif", "e.txt"))
+
+
+def test_windows_of_a_raster_follow_each_other_and_its_row_says_where(mixed: Path, tmp_path: Path) -> None:
+    plan = planned(mixed, tmp_path / "out")
+    windows = windows_of(tmp_path / "out", plan)
+    assert len({ref.image_id for ref in windows}) == len(windows)
+    for name, raster in rasters_of(tmp_path / "out", plan).items():
+        mine = windows[raster.first : raster.first + raster.windows]
+        assert {ref.uri for ref in mine} <= {str(mixed / name)}
+        covered = np.zeros((raster.height, raster.width), bool)
+        for window in (ref.window for ref in mine):
+            assert window is not None
+            assert (window.width, window.height) == (64, 64)
+            covered[window.y : window.y + 64, window.x : window.x + 64] = True
+        assert covered.all()
+
+
+@given(shard_size=st.integers(1, 30))
+def test_stitch_shards_have_rasters_of_about_as_many_windows(
+    tmp_path_factory: pytest.TempPathFactory, shard_size: int
+) -> None:
+    folder, output = tmp_path_factory.mktemp("in"), tmp_path_factory.mktemp("out")
+    for number in range(6):
+        write_raster(folder / f"{number}.tif", terrain(1, 60, 60 * (number + 1)))
+    plan = planned(folder, output, shard_size)
+    assert sum(plan.sizes) == plan.images == 6
+    frozen = iter(rasters_of(output, plan).values())
+    for size in plan.sizes[:-1]:
+        weights = [next(frozen).windows for _ in range(size)]
+        assert sum(weights[:-1]) < shard_size <= sum(weights)
+
+
+def test_a_second_driver_adopts_the_plan_and_leaves_nothing_of_its_own(mixed: Path, tmp_path: Path) -> None:
+    output = Store.open(str(tmp_path / "out"))
+    first = planned(mixed, tmp_path / "out")
+    before = {info.key for info in output.list("")}
+    write_raster(mixed / "late.tif", terrain(1, 30, 30))
+    assert planned(mixed, tmp_path / "out") == first
+    assert {info.key for info in output.list("")} == before
+    assert load_plans(open_windows(output)) == [first.windows]
+
+
+def write_area(path: Path, left: float, top: float, right: float, bottom: float) -> str:
+    """A GeoJSON rectangle given in pixels of `NORTH_UP`."""
+    corners = [NORTH_UP @ corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom))]
+    ring = [list(corner) for corner in [*corners, corners[0]]]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32635"}}
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring], "crs": crs}))
+    return str(path)
+
+
+def test_an_area_of_interest_limits_windows_and_drops_rasters_outside(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_raster(folder / "a.tif", terrain(1, 300, 300))
+    write_raster(
+        folder / "far.tif", terrain(1, 64, 64), transform=from_origin(500_000, 6_000_000, 0.05, 0.05)
+    )
+    (folder / "c.jpg").write_bytes(encoded(picture(0), "JPEG"))
+    area = write_area(tmp_path / "area.geojson", 10, 10, 60, 60)
+    plan = planned(folder, tmp_path / "out", area=area)
+    found = rasters_of(tmp_path / "out", plan)
+    assert set(found) == {"a.tif", "c.jpg"}
+    assert plan.skipped == {"outside_area": 1}
+    assert 0 < found["a.tif"].windows < 9
+    assert found["c.jpg"].status is Status.UNSUPPORTED  # a photograph lies nowhere
+
+
+def test_an_area_that_meets_nothing_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_raster(tmp_path / "in" / "a.tif", terrain(1, 64, 64))
+    area = write_area(tmp_path / "area.geojson", 5000, 5000, 6000, 6000)
+    with pytest.raises(InputError, match="outside the area of interest"):
+        planned(tmp_path / "in", tmp_path / "out", area=area)
+    assert not list(Store.open(str(tmp_path / "out")).list(""))
+
+
+@pytest.mark.parametrize(
+    ("tiling", "why"),
+    [
+        (Tiling(size=64, overlap=16, bands=(1, 2, 5)), "band 5"),
+        (Tiling(size=64, overlap=16, resolution=0.0001), "enlarged at most"),
+    ],
+)
+def test_settings_that_a_raster_cannot_serve_cost_that_raster(
+    tmp_path: Path, tiling: Tiling, why: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    write_raster(tmp_path / "in" / "a.tif", terrain(3, 64, 64))
+    plan = planned(tmp_path / "in", tmp_path / "out", tiling=tiling)
+    (raster,) = rasters_of(tmp_path / "out", plan).values()
+    assert raster.status is Status.UNSUPPORTED
+    assert why in (raster.reason or "")
+
+
+def test_rasters_of_several_systems_get_longitude_and_latitude(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_raster(tmp_path / "in" / "a.tif", terrain(1, 64, 64))
+    write_raster(tmp_path / "in" / "b.tif", terrain(1, 64, 64), crs="EPSG:3301")
+    assert planned(tmp_path / "in", tmp_path / "out").crs == "OGC:CRS84"
+    asked = Tiling(size=64, overlap=16, crs="EPSG:3857")
+    assert planned(tmp_path / "in", tmp_path / "other", tiling=asked).crs == "EPSG:3857"
+
+
+def frozen_at(x: float, y: float, side: int = 100) -> FrozenRaster:
+    return FrozenRaster(
+        width=side, height=side, bands=(1,), crs=UTM, transform=(1, 0, x, 0, -1, y), windows=1
+    )
+
+
+def test_rasters_are_grouped_by_chains_of_overlaps_and_not_by_touching() -> None:
+    chain = [frozen_at(0, 0), frozen_at(500, 0), frozen_at(90, 0), frozen_at(180, 0), frozen_at(600, 0)]
+    assert groups(chain, UTM) == [[0, 2, 3], [1], [4]]
+
+
+def test_what_children_read_is_what_this_process_reads(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", terrain(3, 90, 120, "uint16"), nodata=0, tiled=True, **BLOCKS)
+    store, limits = Store.open(str(tmp_path)), DecodeLimits()
+    data = Ranged(store, path.name, path.stat().st_size, Pages(1 << 20))
+    with closing(RasterChildren(limits)) as children:
+        frozen = children.inspect(data, TILING)
+        assert frozen == look_at(opened(path), TILING)
+        window = Window(60, 40, 64, 64)  # reaches beyond the raster
+        here, there = window_pixels(opened(path), frozen, window), children.window(data, frozen, window)
+        assert (here.rgb == there.rgb).all()
+        assert here.valid is not None
+        assert there.valid is not None
+        assert (here.valid == there.valid).all()
+
+
+def test_a_raster_that_its_store_does_not_give_is_no_death(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", terrain(3, 90, 120), tiled=True, **BLOCKS)
+    data = Ranged(Store.open(str(tmp_path)), path.name, path.stat().st_size, Pages(1 << 20))
+    path.unlink()
+    with closing(RasterChildren(DecodeLimits())) as children, pytest.raises(StoreError):
+        children.inspect(data, TILING)
