@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CEPH := ceph-mon ceph-mgr ceph-osd radosgw ceph-common
 
-.PHONY: setup demo demo-model test lint format bench browser ceph faults faults-planted
+.PHONY: setup demo demo-model test test-clusters lint format bench browser ceph faults faults-planted
 
 setup: $(STAMP)
 
@@ -22,6 +22,10 @@ demo-model: setup
 
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+# Clusters of several processes, servers that are killed, whole loops: some minutes each, on a quiet machine.
+test-clusters: setup
+	$(BIN)/pytest -m cluster $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

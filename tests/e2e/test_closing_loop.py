@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from jobs.scenes.dataset import write_dataset
+
+pytestmark = pytest.mark.cluster
 
 COMMAND = Path(sys.executable).with_name("condinst")
 SEGMENT = """\

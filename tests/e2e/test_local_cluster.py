@@ -17,6 +17,8 @@ import pytest
 from jobs.errors import ExitCode
 from tests.tiny import pictures, tiny_weights
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "deploy" / "local.sh"
 COMMAND = Path(sys.executable).with_name("condinst")

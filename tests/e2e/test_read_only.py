@@ -13,6 +13,8 @@ import pytest
 
 from tests.tiny import pictures, tiny_weights
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).parents[2]
 CONFINE = """
 set -e

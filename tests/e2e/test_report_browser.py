@@ -43,11 +43,21 @@ def test_a_run_writes_its_report_and_the_command_writes_it_again(run: tables.Run
     assert told(copy.read_bytes()) == told(written)
 
 
+def open_report(page: Any, run: tables.Run) -> None:
+    """Load the page to its end: on a busy machine the browser says that it is there before that."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    page.get(Path(run.store.join("report.html")).as_uri())
+    WebDriverWait(page, 60).until(
+        lambda page: page.execute_script("return document.readyState") == "complete"
+    )
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("size", [DESK, PHONE])
 def test_the_page_is_whole_and_keeps_nobody_out(run: tables.Run, size: tuple[int, int], dark: bool) -> None:
     with chromium(size, dark) as page:
-        page.get(Path(run.store.join("report.html")).as_uri())
+        open_report(page, run)
         pictures: list[dict[str, Any]] = page.execute_script(
             "return [...document.images].map(i => (i.loading = 'eager', {width: i.naturalWidth, alt: i.alt}))"
         )
@@ -73,7 +83,7 @@ def test_the_keyboard_reaches_the_sections_and_the_spec(run: tables.Run) -> None
     from selenium.webdriver.common.keys import Keys
 
     with chromium() as page:
-        page.get(Path(run.store.join("report.html")).as_uri())
+        open_report(page, run)
         body = page.find_element("tag name", "body")
         body.send_keys(Keys.TAB, Keys.ENTER)
         assert page.current_url.endswith("#found")
@@ -85,7 +95,7 @@ def test_the_keyboard_reaches_the_sections_and_the_spec(run: tables.Run) -> None
 
 def test_it_prints_in_few_pages(run: tables.Run) -> None:
     with chromium() as page:
-        page.get(Path(run.store.join("report.html")).as_uri())
+        open_report(page, run)
         paper = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {})["data"])
         assert paper.startswith(b"%PDF")
         assert (
@@ -98,7 +108,7 @@ def test_it_prints_in_few_pages(run: tables.Run) -> None:
 def test_the_overlays_show_their_images(run: tables.Run) -> None:
     """The first overlay has the colours of its image where nothing is drawn: it is no placeholder."""
     with chromium() as page:
-        page.get(Path(run.store.join("report.html")).as_uri())
+        open_report(page, run)
         source, alt = page.execute_script("const i = document.images[0]; return [i.src, i.alt]")
     drawn = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
     name = alt.partition(" with its instances")[0]

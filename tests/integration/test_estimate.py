@@ -22,6 +22,8 @@ from pipeline.sampling import Sample
 from pipeline.storage import Store
 from tests.tiny import encoded, picture
 
+pytestmark = pytest.mark.cluster
+
 IMAGES = 30
 
 

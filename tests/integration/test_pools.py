@@ -13,6 +13,8 @@ from tests.integration.conftest import RAY_CPUS
 from tests.job import settings_of, start
 from tests.tiny import encoded, picture
 
+pytestmark = pytest.mark.cluster
+
 
 def many(folder: Path, number: int) -> Path:
     folder.mkdir()

@@ -17,7 +17,7 @@ from pipeline import tables
 from tests.integration.nodes import BIN
 from tests.tiny import pictures, tiny_weights
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 IMAGES = 6
 
 DRIVER = """

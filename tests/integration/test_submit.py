@@ -18,7 +18,7 @@ from pipeline import tables
 from tests.integration.nodes import BIN, Nodes, nodes
 from tests.tiny import pictures, tiny_weights
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 IMAGES = 24
 NAMES = (
     *("images_total", "instances_total", "input_bytes_total", "stage_seconds_total", "model_seconds_total"),

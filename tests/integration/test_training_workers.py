@@ -26,7 +26,11 @@ from jobs.train_spec import TrainSpec
 from pipeline.storage import Store
 
 # They start processes that import torch and Ray, which takes minutes on a busy machine.
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.timeout(1200),
+]
 
 LOSSES = ("class", "box", "quality", "mask")
 SLOW = "learning_rate: 0.0002"
