@@ -51,7 +51,8 @@ def export(
     crs: Annotated[
         str | None,
         typer.Option(
-            help="Of map formats: the CRS to write in. Default: that of the first image.", show_default=False
+            help="Of map formats: the CRS to write in. Default: the output's own, or the first image's.",
+            show_default=False,
         ),
     ] = None,
     image_prefix: Annotated[

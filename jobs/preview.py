@@ -22,6 +22,7 @@ from pipeline.growing import known_rows
 from pipeline.inputs import Inputs
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, Scan, load_plans, scan
+from pipeline.plan import window_plans
 from pipeline.records import ImageRef
 from pipeline.sampling import Sample
 from pipeline.settings import SegmentSettings
@@ -37,6 +38,7 @@ class _Ahead:
     """What there is to do."""
 
     images: int
+    """Of a tiled job, stitch shards: none are left where a run would do nothing."""
     shards: int
     sample: Sequence[ImageRef]
 
@@ -57,17 +59,17 @@ def preview(
     if standing is not None:
         refuse_other_settings(store, standing, settings)
     plans = load_plans(store)
-    if settings.tiling is not None:
-        _preview_tiled(spec, settings, store, plans, console)
-        return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("[bold]job[/]", escape(spec.name))
-    ahead = _say_input(table, spec, settings, ledger, plans)
+    if settings.tiling is None:
+        ahead = _say_input(table, spec, settings, ledger, plans)
+    else:
+        ahead = _say_rasters(table, spec, settings, store, plans)
     table.add_row("workers", _workers(spec, ahead.shards))
     model = f"{spec.model.weights}, sha256 {settings.model_digest[:12]}, {settings.precision}"
     table.add_row("model", escape(model))
     table.add_row("output", escape(store.uri))
-    if ahead.images:
+    if ahead.images and settings.tiling is None:
         _say_cost(table, spec, settings, ahead, open_target(like, StoreOptions()) if like else store)
     console.print(table)
     if plans and not ahead.images:
@@ -78,38 +80,34 @@ def preview(
         check_model(settings, ahead.sample, console)
 
 
-def _preview_tiled(
-    spec: SegmentSpec, settings: SegmentSettings, store: Store, plans: Sequence[Plan], console: Console
-) -> None:
+def _say_rasters(
+    table: Table, spec: SegmentSpec, settings: SegmentSettings, store: Store, plans: Sequence[Plan]
+) -> _Ahead:
     """The same of a tiled job: each raster's header is read, as the run itself will."""
-    listed = _listed(plans)
+    listed, tiling = _listed(plans), settings.tiling
+    assert tiling is not None
     if not plans:
         with tempfile.TemporaryDirectory(prefix="condinst-plan-") as scratch:
             plans = [freeze_input(spec, settings, Store.open(scratch))]
-    windows = [plan.windows for plan in plans if plan.windows is not None]
-    found, size = _frozen(plans), spec.shards.images
+    windows, found = window_plans(plans), _frozen(plans)
     shards, stitching = sum(plan.shards for plan in windows), sum(plan.shards for plan in plans)
     done, stitched = len(Ledger(open_windows(store)).committed(windows)), len(Ledger(store).committed(plans))
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("[bold]job[/]", escape(spec.name))
     table.add_row("input", f"{found.images:,} rasters, {readable_bytes(found.bytes)}" + listed)
-    for reason, count in sorted(found.skipped.items()):
-        table.add_row("skipped", f"{count:,} {escape(reason.replace('_', ' '))}")
-    tiling = settings.tiling
-    assert tiling is not None
+    _say_skipped(table, found)
     each = f"{tiling.size}x{tiling.size} pixels, {tiling.overlap} shared"
     table.add_row("windows", f"{sum(plan.images for plan in windows):,} of {each}")
-    table.add_row("shards", f"{shards:,} of {size:,} windows; {done:,} done, {shards - done:,} to do")
+    table.add_row(
+        "shards", f"{shards:,} of {spec.shards.images:,} windows; {done:,} done, {shards - done:,} to do"
+    )
     table.add_row("", f"{stitching:,} that stitch; {stitched:,} done, {stitching - stitched:,} to do")
     crs = next((plan.crs for plan in plans if plan.crs), "")
     table.add_row("geometries", escape(crs[:80]) or "none: no raster says where it lies")
-    table.add_row("workers", _workers(spec, shards - done))
-    model = f"{spec.model.weights}, sha256 {settings.model_digest[:12]}, {settings.precision}"
-    table.add_row("model", escape(model))
-    table.add_row("output", escape(store.uri))
-    console.print(table)
-    if listed and stitched == stitching:
-        console.print("complete: a run would do nothing", highlight=False)
+    return _Ahead(stitching - stitched, shards - done, ())
+
+
+def _say_skipped(table: Table, found: Scan) -> None:
+    for reason, count in sorted(found.skipped.items()):
+        table.add_row("skipped", f"{count:,} {escape(reason.replace('_', ' '))}")
 
 
 def readable_bytes(count: int) -> str:
@@ -129,8 +127,7 @@ def _say_input(
     sample = Sample(HEADERS)
     found = _frozen(plans) if plans else scan(settings.sources, ledger.store, sample=sample)
     table.add_row("input", f"{found.images:,} images, {readable_bytes(found.bytes)}" + _listed(plans))
-    for reason, count in sorted(found.skipped.items()):
-        table.add_row("skipped", f"{count:,} {escape(reason.replace('_', ' '))}")
+    _say_skipped(table, found)
     size = plans[-1].shard_size if plans else spec.shards.images
     more = Scan(0, 0, {})
     if plans and any(source.new for source in settings.sources):

@@ -15,7 +15,6 @@ from jobs.check import load
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, JobError
 from jobs.limits import Limits
-from jobs.outputs import is_tiled
 from jobs.report import SUMMARY_KEY
 from jobs.resolve import refuse_other_settings, settings_of, spec_of, standing_job
 from jobs.run_report.page import put_report
@@ -26,6 +25,7 @@ from jobs.target import is_spec, no_job, open_target
 from pipeline.commit import Commit
 from pipeline.ledger import Ledger
 from pipeline.manifest import load_plans
+from pipeline.plan import window_plans
 from pipeline.results import ShardResult
 from pipeline.retry import RETRIABLE, Retry, count_culprits, forget_culprits, request
 from pipeline.settings import SegmentSettings
@@ -65,7 +65,7 @@ def retry_output(target: str, options: StoreOptions, wanted: Wanted, console: Co
     job = standing_job(ledger)
     if job is None:
         raise no_job(store)
-    if is_tiled(load_plans(store)):
+    if window_plans(load_plans(store)):
         raise JobError(
             f"{store.uri} is a tiled job's output, whose windows cannot be retried one by one; run its spec "
             "with another output, and exclude what is well"

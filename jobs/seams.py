@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from rich.table import Table
 from condinst.model import Instances
 from jobs.errors import JobError
 from pipeline import tables
-from pipeline.manifest import Plan, read_shard
-from pipeline.records import ImageRef
+from pipeline.commit import Commit
+from pipeline.plan import read_shard
 from pipeline.stitch import Windows
-from pipeline.stitch.fragments import moved
 from pipeline.stitch.seams import Seams, Side, compare, seam_lines
-from pipeline.storage import NotFound, Store, StoreOptions
+from pipeline.storage import NotFound, StoreOptions
 from pipeline.tables import Run
 from pipeline.tiled.found import WindowsFound, instances_of
 from pipeline.tiled.frozen import FrozenRaster, read_frozen
@@ -41,11 +40,10 @@ def compare_outputs(
     tiled, whole = _open(output, options), _open(reference, options)
     threshold = max(_threshold(tiled), _threshold(whole))
     found, rasters = None, 0
-    of_reference = {ref.image_id: (ref, plan) for ref, plan in _rasters(whole)}
-    for ref, plan in _rasters(tiled):
-        if ref.image_id in of_reference:
-            pair = (tiled, ref, plan), (whole, *of_reference[ref.image_id])
-            one = _compare(*pair, threshold)
+    of_reference = {raster.image_id: raster for raster in _rasters(whole)}
+    for raster in _rasters(tiled):
+        if raster.image_id in of_reference:
+            one = _compare(raster, of_reference[raster.image_id], threshold)
             found, rasters = one if found is None else _added(found, one), rasters + 1
     if found is None:
         raise JobError(f"{output} and {reference} have no raster in common; compare two runs of one input")
@@ -79,35 +77,48 @@ def _threshold(run: Run) -> float:
     return float(detect.get("score_threshold", 0.0))
 
 
-def _rasters(run: Run) -> Iterator[tuple[ImageRef, Plan]]:
+@dataclass(frozen=True)
+class _Raster:
+    """A raster of a run, and where its rows are."""
+
+    image_id: str
+    frozen: FrozenRaster
+    run: Run
+    commit: Commit | None
+    """Of its shard; None where that is not committed."""
+    windows: WindowsFound | None
+
+    @property
+    def instances(self) -> Instances:
+        """Its rows, read from its own shard alone."""
+        if self.commit is None:
+            return instances_of(self.run.schema("instances").empty_table())
+        mine = pc.field("image_id") == self.image_id
+        return instances_of(self.run.part(self.commit, "instances", _COLUMNS, mine))
+
+    @property
+    def seams(self) -> Any:
+        """(s, 4) the borders between its windows."""
+        if self.windows is None or not self.frozen.windows:
+            return np.zeros((0, 4), np.int64)
+        return seam_lines(Windows.of([seen.window for seen in self.windows.seen(self.frozen)]))
+
+
+def _rasters(run: Run) -> Iterator[_Raster]:
+    commits = {commit.shard: commit for commit in run.commits}
     for plan in run.plans:
-        for number in range(plan.shards):
+        windows = None if plan.windows is None else WindowsFound(open_windows(run.store), plan.windows)
+        for number, shard in enumerate(plan.shard_ids()):
             for ref in read_shard(run.store, plan, number):
-                yield ref, plan
+                frozen = read_frozen(ref.raster or "{}")
+                yield _Raster(ref.image_id, frozen, run, commits.get(shard), windows)
 
 
-def _compare(tiled: tuple[Run, ImageRef, Plan], whole: tuple[Run, ImageRef, Plan], threshold: float) -> Seams:
-    one, other = _raster(tiled[1]), _raster(whole[1])
+def _compare(tiled: _Raster, whole: _Raster, threshold: float) -> Seams:
+    one, other = tiled.frozen, whole.frozen
     if (one.width, one.height) != (other.width, other.height):
-        raise JobError(f"{tiled[1].image_id} was segmented at two scales; compare runs of one resolution")
-    seams = np.concatenate([_seams(tiled[0].store, tiled[2], one), _seams(whole[0].store, whole[2], other)])
-    return compare(_instances(whole), _instances(tiled), seams, threshold)
-
-
-def _raster(ref: ImageRef) -> FrozenRaster:
-    return read_frozen(ref.raster or "{}")
-
-
-def _seams(store: Store, plan: Plan, raster: FrozenRaster) -> Any:
-    if plan.windows is None or not raster.windows:
-        return np.zeros((0, 4), np.int64)
-    seen = WindowsFound(open_windows(store), plan.windows).seen(raster)
-    return seam_lines(Windows.of([window.window for window in seen]))
-
-
-def _instances(place: tuple[Run, ImageRef, Plan]) -> Instances:
-    run, ref, _ = place
-    return moved(instances_of(run.instances(_COLUMNS, pc.field("image_id") == ref.image_id)), 0, 0)
+        raise JobError(f"{tiled.image_id} was segmented at two scales; compare runs of one resolution")
+    return compare(whole.instances, tiled.instances, np.concatenate([tiled.seams, whole.seams]), threshold)
 
 
 def _added(one: Seams, other: Seams) -> Seams:

@@ -27,6 +27,7 @@ from pipeline.engine import cluster
 from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, extend, freeze, load_plans
+from pipeline.plan import window_plans
 from pipeline.settings import SegmentSettings
 from pipeline.stopping import clear_cancel
 from pipeline.storage import NotFound, Store
@@ -162,7 +163,7 @@ def account(
 
 def windows_tally(store: Store, plans: Sequence[Plan]) -> Tally | None:
     """What the windows of a tiled job came to; None for a job without."""
-    if all(plan.windows is None for plan in plans):
+    if not window_plans(plans):
         return None
     return Tally.of(Ledger(open_windows(store)).records())
 

@@ -10,13 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.errors import one_line
-from jobs.outputs import is_tiled
 from jobs.progress import duration
 from jobs.resolve import standing_job
 from jobs.tally import Tally
 from jobs.target import no_job, open_target
 from pipeline.ledger import Ledger
 from pipeline.manifest import load_plans
+from pipeline.plan import window_plans
 from pipeline.retry import unfinished
 from pipeline.signs import PATIENCE, ShardSign, WorkerSign, read_signs
 from pipeline.stopping import cancel_requested
@@ -45,8 +45,8 @@ def show_status(target: str, options: StoreOptions, console: Console | None = No
     _print_requests(store, console)
     signs, noun = read_signs(store), "images"
     left = images - tally.images
-    if is_tiled(plans) and tally.shards < shards:
-        planned = sum(plan.windows.images for plan in plans if plan.windows is not None)
+    if (cut := window_plans(plans)) and tally.shards < shards:
+        planned = sum(plan.images for plan in cut)
         windows = open_windows(store)
         done = Tally.of(Ledger(windows).records())
         ended = ", ".join(f"{count:,} {escape(status)}" for status, count in sorted(done.statuses.items()))

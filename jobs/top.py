@@ -24,6 +24,7 @@ from jobs.target import no_job, open_target
 from pipeline.commit import Commit
 from pipeline.ledger import Ledger
 from pipeline.manifest import load_plans
+from pipeline.plan import window_plans
 from pipeline.retry import committed_images
 from pipeline.signs import PATIENCE, ShardSign, WorkerSign, read_signs
 from pipeline.storage import Store, StoreError, StoreOptions
@@ -65,7 +66,7 @@ class Seen:
         if job is None:
             raise no_job(store)
         plans, name = load_plans(store), str(job.get("name", "?"))
-        windows = [plan.windows for plan in plans if plan.windows is not None]
+        windows = window_plans(plans)
         if windows and Ledger(open_windows(store)).pending(windows):
             # Of a tiled job: its first stage, where the time goes.
             store, plans, name = open_windows(store), windows, f"{name}, windows"

@@ -20,6 +20,7 @@ from pipeline.inputs import Inputs
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, freeze, load_plans, read_shard
 from pipeline.pixels import Rgb
+from pipeline.plan import window_plans
 from pipeline.records import ImageRef, InputRejected
 from pipeline.rows import visible
 from pipeline.settings import SegmentSettings
@@ -92,7 +93,7 @@ def sample(settings: SegmentSettings, output: Store, count: int) -> list[ImageRe
 
 def _inputs(store: Store, plans: Sequence[Plan]) -> tuple[Store, list[Plan]]:
     """What the model is given: the plans' images, or their windows."""
-    windows = [plan.windows for plan in plans if plan.windows is not None]
+    windows = window_plans(plans)
     return (open_windows(store), windows) if windows else (store, list(plans))
 
 

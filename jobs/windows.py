@@ -13,7 +13,7 @@ from jobs.limits import Limits
 from jobs.progress import Doing
 from jobs.tally import Tally
 from pipeline.ledger import Ledger
-from pipeline.plan import Plan
+from pipeline.plan import Plan, window_plans
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
 from pipeline.tiled.planning import install_windows, open_windows
@@ -37,7 +37,7 @@ class WindowStage:
     def __post_init__(self) -> None:
         self.store = open_windows(self.output)
         self.ledger = Ledger(self.store)
-        self.window_plans = [plan.windows for plan in self.plans if plan.windows is not None]
+        self.window_plans = window_plans(self.plans)
 
     def pending(self) -> list[str]:
         """Make the stage's output this job's, and say which of its shards are not committed."""

@@ -67,6 +67,8 @@ def entries(
     size: Any = None,
     problem: Any = None,
     extra: Any = None,
+    window: Any = None,
+    raster: Any = None,
 ) -> pa.RecordBatch:
     """Make a batch of rows from columns (Arrow arrays or lists); those that are left out are null."""
     rows = len(image_id)
@@ -77,6 +79,8 @@ def entries(
         "bytes": size,
         "problem": problem,
         "extra": extra,
+        "window": window,
+        "raster": raster,
     }
     given["source"] = pa.repeat(pa.scalar(source, pa.int32()), rows)
     return pa.record_batch([_column(given.get(f.name), f.type, rows) for f in schema], schema=schema)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pipeline.keys import locate
 from pipeline.objects import Denied, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
@@ -13,6 +14,19 @@ from pipeline.storage import Store
 
 HEADER_BYTES = 64 << 10
 """Of a file's beginning: they hold the header of nearly every image."""
+
+
+@contextmanager
+def rejecting() -> Iterator[None]:
+    """Around the reading of one input: its store's errors become InputRejected, all but Unavailable."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except (NotFound, Denied) as error:
+        raise InputRejected(Status.MISSING, str(error)) from None
+    except StoreError as error:
+        raise InputRejected(Status.FAILED, str(error)) from None
 
 
 class Inputs:
@@ -40,15 +54,9 @@ class Inputs:
             _check_etag(ref, info)
             _check_size(info.size, limit_bytes)
 
-        try:
+        with rejecting():
             store, key = self.find(ref)
             data, info = store.get_with_info(key, check)
-        except Unavailable:
-            raise
-        except (NotFound, Denied) as error:
-            raise InputRejected(Status.MISSING, str(error)) from None
-        except StoreError as error:
-            raise InputRejected(Status.FAILED, str(error)) from None
         return data, info.etag
 
     def size(self, ref: ImageRef) -> int:
@@ -67,15 +75,9 @@ class Inputs:
             raise InputRejected(Status.UNSUPPORTED, ref.problem)
         if ref.bytes == 0:
             raise InputRejected(Status.CORRUPT, "the file is empty")
-        try:
+        with rejecting():
             store, key = self.find(ref)
             return store.get_range(key, 0, length if ref.bytes is None else min(length, ref.bytes))
-        except Unavailable:
-            raise
-        except (NotFound, Denied) as error:
-            raise InputRejected(Status.MISSING, str(error)) from None
-        except StoreError as error:
-            raise InputRejected(Status.FAILED, str(error)) from None
 
     def find(self, ref: ImageRef) -> tuple[Store, str]:
         """The store that an input's file lies in, and its key there."""

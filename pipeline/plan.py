@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -129,6 +130,29 @@ def load_plans(output: Store) -> list[Plan]:
                 f"{output.join(PLANS)} holds {found} plans but {plan_key(generation)} is gone; restore it"
             ) from None
     return plans
+
+
+def window_plans(plans: Sequence[Plan]) -> list[Plan]:
+    """Of a tiled job's plans those of its first stage, its windows; none of another job."""
+    return [plan.windows for plan in plans if plan.windows is not None]
+
+
+class Plans:
+    """The plans of an output, read when one is asked for that is not known. Safe in threads."""
+
+    def __init__(self, output: Store) -> None:
+        self._output = output
+        self._known: dict[str, Plan] = {}
+        self._lock = threading.Lock()
+
+    def shard(self, shard: str) -> tuple[Plan, list[ImageRef]]:
+        """A shard's plan and its images. Raises PlanError, KeyError where no plan has its generation."""
+        generation, _, number = shard.partition("-")
+        with self._lock:
+            if generation not in self._known:
+                self._known = {f"{plan.generation:04d}": plan for plan in load_plans(self._output)}
+            plan = self._known[generation]
+        return plan, read_shard(self._output, plan, int(number))
 
 
 def read_shard(output: Store, plan: Plan, number: int) -> list[ImageRef]:

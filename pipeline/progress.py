@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +21,11 @@ INTERVAL = 10.0
 """Seconds between two signs."""
 
 _log = logging.getLogger(__name__)
+
+
+def new_worker_id() -> str:
+    """A name for a worker that nobody has: its machine, its process, and some chance."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def progress_key(worker: str) -> str:

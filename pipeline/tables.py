@@ -10,7 +10,7 @@ A run is what was committed when it was opened, also while the job goes on or af
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -24,6 +24,7 @@ from pipeline.commit import Commit, attempt_key, public_key
 from pipeline.ledger import Ledger, LedgerError
 from pipeline.manifest import Plan, load_plans
 from pipeline.maskviews import MASK_COLUMNS, Mask, boxes, masks_of, pixel_polygons
+from pipeline.plan import window_plans
 from pipeline.rowmasks import crop, full_frame_rle, polygons
 from pipeline.schemas import (
     INSTANCES_SCHEMA,
@@ -101,17 +102,12 @@ class Run:
     @property
     def tiled(self) -> bool:
         """Whether its images were cut into windows, so that instances may have a place on the map."""
-        return any(plan.windows is not None for plan in self.plans)
+        return bool(window_plans(self.plans))
 
     @property
     def crs(self) -> str | None:
         """CRS of the geometries; None where there are none."""
         return next((plan.crs for plan in self.plans if plan.crs), None)
-
-    @property
-    def shards_known(self) -> Collection[str]:
-        """Ids of the committed shards, quick to ask for one."""
-        return self._revisions.keys()
 
     @property
     def complete(self) -> bool:
@@ -163,13 +159,6 @@ class Run:
         """The same rows as a stream, for tables larger than memory: some shards are read ahead, no more."""
         for part in self.parts(table, columns, filter):
             yield from part.to_batches()
-
-    def of_shard(self, shard: str, table: TableName, columns: Sequence[str] | None = None) -> pa.Table:
-        """One committed shard's rows of a table. Raises LedgerError where it is not committed any more."""
-        commit = self.ledger.read(shard)
-        if commit is None:
-            raise LedgerError(f"{self.store.uri}: shard {shard} is not committed")
-        return self._read(commit, table, columns, None)
 
     def by_shard(
         self,

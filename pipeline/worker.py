@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import secrets
-import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,8 +19,8 @@ from pipeline.feeding import Feeder, Ready, Refused
 from pipeline.inference import Inference, Inferred
 from pipeline.inputs import Inputs
 from pipeline.ledger import Ledger
-from pipeline.manifest import Plan, load_plans, read_shard
-from pipeline.progress import Progress
+from pipeline.plan import Plan, Plans
+from pipeline.progress import Progress, new_worker_id
 from pipeline.records import ImageRef, Status, describe
 from pipeline.results import ShardResult, result_of
 from pipeline.retry import Redo, Retry, taken_over
@@ -51,12 +47,11 @@ class Worker:
         """With `retry` the shards are committed ones, and some of their inputs are done again."""
         self.settings = settings
         self._retry = retry
-        self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.id = new_worker_id()
         self._store = Store.open(settings.output, settings.output_options)
         self._ledger = Ledger(self._store)
         self._fingerprint = settings.fingerprint()
-        self._plans: dict[str, Plan] = {}
-        self._plans_lock = threading.Lock()
+        self._plans = Plans(self._store)
         self._tickets = itertools.count()
         self._model = load_model(settings)
         detect = detect_config(self._model, settings)
@@ -91,7 +86,7 @@ class Worker:
         ShardGivenUp for a shard that process after process died at.
         """
         ticket, clock = next(self._tickets), Clock(shard)
-        plan, refs = self._read(shard)
+        plan, refs = self._plans.shard(shard)
         redo = None
         if self._retry is not None:
             redo = Redo.of(self._ledger, self._retry, shard)
@@ -111,14 +106,6 @@ class Worker:
             with clock.stage("commit"):
                 ruling = self._ledger.commit(record)
         return result_of(ruling, attempt, clock.work(self.id))
-
-    def _read(self, shard: str) -> tuple[Plan, list[ImageRef]]:
-        generation, _, number = shard.partition("-")
-        with self._plans_lock:
-            if generation not in self._plans:
-                self._plans = {f"{plan.generation:04d}": plan for plan in load_plans(self._store)}
-            plan = self._plans[generation]
-        return plan, read_shard(self._store, plan, int(number))
 
     def _segment(
         self, ticket: int, shard: str, refs: Sequence[ImageRef], clock: Clock, care: Care

@@ -14,11 +14,11 @@ import shapely
 from pipeline.export.files import TargetError
 from pipeline.export.selection import IMAGE_COLUMNS, Exported, Part, Selection, parts
 from pipeline.geo.export import export
-from pipeline.geo.geoparquet import COLUMN, COVERING, COVERING_TYPE, geo_columns
+from pipeline.geo.geoparquet import COLUMN, PLACED, geo_columns, no_geo_columns
 from pipeline.geo.georef import Georef, crs_name, transformer
 from pipeline.geo.polygons import OnMap, on_map
 from pipeline.rowmasks import combined, rle_masks
-from pipeline.schemas import INSTANCES_SCHEMA
+from pipeline.schemas import INSTANCES_SCHEMA, TILED_INSTANCES_SCHEMA
 from pipeline.tables import Run
 
 LOSSES = {
@@ -37,7 +37,6 @@ UNPLACED = "instances of images without a place on the map, left out"
 _ROWS = 8192
 """Instances whose geometries are in memory at a time."""
 _COLUMNS = tuple(INSTANCES_SCHEMA.names)
-SCHEMA = pa.schema([*INSTANCES_SCHEMA, pa.field(COVERING, COVERING_TYPE), pa.field("area_m2", pa.float64())])
 
 
 class NoPlace(ValueError):
@@ -54,7 +53,7 @@ def write_places(run: Run, selection: Selection, path: Path, crs: str | None = N
     done = Exported()
     batches = _batches(run, selection, target, done)
     try:
-        exported = export(batches, SCHEMA, target, path)
+        exported = export(batches, TILED_INSTANCES_SCHEMA, target, path)
     except OSError as error:
         raise TargetError(f"{path}: {error.strerror or error}; name another place with --to") from error
     done.instances = exported.rows
@@ -106,12 +105,9 @@ def _of_image(rows: pa.Table, georef: Georef | None, own: str | None, target: st
         placed = None if georef is None else geo_columns(_found(rows, georef, own or georef.crs, target))
     except ValueError:  # it lies where the CRS has no coordinates
         placed = None
-    if placed is None:
-        kinds = (pa.binary(), COVERING_TYPE, pa.float64())
-        placed = tuple(pa.nulls(rows.num_rows, kind) for kind in kinds)
-    columns |= dict(zip((COLUMN, COVERING, "area_m2"), placed, strict=True))
-    arrays = [columns[name] for name in SCHEMA.names]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA).to_batches()  # type: ignore[no-any-return]
+    columns |= dict(zip(PLACED, placed or no_geo_columns(rows.num_rows), strict=True))
+    arrays = [columns[name] for name in TILED_INSTANCES_SCHEMA.names]
+    return pa.Table.from_arrays(arrays, schema=TILED_INSTANCES_SCHEMA).to_batches()  # type: ignore[no-any-return]
 
 
 def _found(rows: pa.Table, georef: Georef, crs: str, target: str) -> OnMap:

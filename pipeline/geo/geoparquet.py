@@ -20,15 +20,19 @@ __all__ = [
     "COLUMN",
     "COVERING",
     "COVERING_TYPE",
+    "PLACED",
     "TYPES",
     "VERSION",
     "geo_columns",
     "geo_metadata",
+    "no_geo_columns",
     "read_crs",
 ]
 
 VERSION = "1.1.0"
 COLUMN = "geometry"
+PLACED = (COLUMN, COVERING, "area_m2")
+"""The columns that say where an instance lies."""
 TYPES = ("MultiPolygon", "Polygon")
 
 
@@ -39,6 +43,11 @@ def geo_columns(found: OnMap) -> tuple[pa.Array, pa.Array, pa.Array]:
     covering = pa.StructArray.from_arrays(sides, fields=list(COVERING_TYPE), mask=pa.array(missing))
     area = pa.array(found.area, pa.float64(), mask=missing | ~np.isfinite(found.area))
     return pa.array(found.wkb, pa.binary()), covering, area
+
+
+def no_geo_columns(rows: int) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """The same columns of instances that lie nowhere."""
+    return pa.nulls(rows, pa.binary()), pa.nulls(rows, COVERING_TYPE), pa.nulls(rows, pa.float64())
 
 
 def geo_metadata(crs: str, bounds: Floats | None = None, types: Iterable[str] = TYPES) -> dict[str, str]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from condinst.masks import RleMasks
 from condinst.model import Instances
+from pipeline.commit import Commit
 from pipeline.ledger import LedgerError
 from pipeline.plan import Plan, read_shard
 from pipeline.records import Status, Window
+from pipeline.rowmasks import combined, rle_masks
 from pipeline.storage import Store
 from pipeline.tables import Run
 from pipeline.tiled.frozen import FrozenRaster
@@ -54,6 +53,7 @@ class WindowsFound:
         """`store` is the first stage's output, `plan` its plan."""
         self._store, self._plan = store, plan
         self._run = Run(store)
+        self._commit = lru_cache(_KEPT)(self._read_commit)
         self._seen = lru_cache(_KEPT)(self._read_seen)
         self._found = lru_cache(_KEPT)(self._read_found)
 
@@ -78,19 +78,18 @@ class WindowsFound:
             yield number, slice(row, row + stop - at)
             at = stop
 
-    def _committed(self, number: int) -> str:
+    def _read_commit(self, number: int) -> Commit:
         shard = f"{self._plan.generation:04d}-{number:06d}"
-        if shard not in self._run.shards_known:
-            self._run = Run(self._store)
-        if shard not in self._run.shards_known:
+        commit = self._run.ledger.read(shard)
+        if commit is None:
             raise LedgerError(
                 f"{self._store.uri}: window shard {shard} is not committed; run the job again to do it first"
             )
-        return shard
+        return commit
 
     def _read_seen(self, number: int) -> list[Seen]:
         refs = read_shard(self._store, self._plan, number)
-        images = self._run.of_shard(self._committed(number), "images", _IMAGES).to_pylist()
+        images = self._run.part(self._commit(number), "images", _IMAGES).to_pylist()
         return [
             Seen(
                 window=ref.window,
@@ -105,7 +104,7 @@ class WindowsFound:
         ]
 
     def _read_found(self, number: int) -> Instances:
-        return instances_of(self._run.of_shard(self._committed(number), "instances", _INSTANCES))
+        return instances_of(self._run.part(self._commit(number), "instances", _INSTANCES))
 
 
 def _slice(found: Instances, begin: int, end: int) -> Instances:
@@ -113,28 +112,13 @@ def _slice(found: Instances, begin: int, end: int) -> Instances:
     return Instances(found.boxes[part], found.scores[part], found.classes[part], found.masks[part])
 
 
-def instances_of(table: pa.Table) -> Instances:
+def instances_of(rows: pa.Table) -> Instances:
     """Rows of `instances` as the model gave them."""
-    table = table.combine_chunks()
-    box, mask = _struct(table, "bbox"), _struct(table, "mask")
-    x, y, width, height = (_numbers(box.field(name)) for name in ("x", "y", "width", "height"))
+    box = combined(rows["bbox"])
+    x, y, width, height = (box.field(name).to_numpy() for name in ("x", "y", "width", "height"))
     return Instances(
-        boxes=np.column_stack([x, y, x + width, y + height]).astype(np.float32),
-        scores=_numbers(table["score"]).astype(np.float32),
-        classes=_numbers(table["category_id"]).astype(np.int64) - 1,
-        masks=RleMasks(
-            **{name: _numbers(mask.field(name)).astype(np.int32) for name in ("x", "y", "height", "width")},
-            area=_numbers(table["area"]).astype(np.int64),
-            counts=mask.field("counts").to_pylist(),
-        ),
+        boxes=np.column_stack([x, y, x + width, y + height]),
+        scores=rows["score"].to_numpy(),
+        classes=rows["category_id"].to_numpy().astype(np.int64) - 1,
+        masks=rle_masks(rows),
     )
-
-
-def _struct(table: pa.Table, name: str) -> pa.StructArray:
-    column = table[name]
-    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
-
-
-def _numbers(column: Any) -> NDArray[Any]:
-    values: NDArray[Any] = column.to_numpy()
-    return values

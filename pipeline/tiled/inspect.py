@@ -11,8 +11,8 @@ from pipeline.geo.ranges import Pages, Ranged
 from pipeline.geo.reader import Raster
 from pipeline.geo.views import choose_view, view_georef
 from pipeline.headers import probe, sniff
-from pipeline.inputs import Inputs
-from pipeline.objects import Denied, NotFound, StoreError, Unavailable
+from pipeline.inputs import Inputs, rejecting
+from pipeline.objects import Unavailable
 from pipeline.records import ImageRef, InputRejected, Status, describe
 from pipeline.sources import InputSource
 from pipeline.tiled.frozen import FrozenRaster
@@ -20,8 +20,6 @@ from pipeline.tiled.settings import Tiling
 
 _HEADERS = (1 << 16, 1 << 20, 1 << 24)
 """Bytes of a photograph that are read for its header, more where they do not hold it."""
-_TURNED = 5
-"""EXIF orientations from here on swap width and height."""
 
 
 Look = Callable[[Ranged, Tiling], FrozenRaster]
@@ -61,17 +59,14 @@ class Inspector:
         try:
             if ref.problem is not None:
                 raise InputRejected(Status.UNSUPPORTED, ref.problem)
-            return self._inspect(ref)
+            with rejecting():
+                return self._inspect(ref)
         except (Unavailable, ChildError):
             raise
         except DeadlyImage as death:
             return FrozenRaster.refused(InputRejected(Status.FAILED, str(death)))
         except InputRejected as error:
             return FrozenRaster.refused(error)
-        except (NotFound, Denied) as error:
-            return FrozenRaster.refused(InputRejected(Status.MISSING, str(error)))
-        except StoreError as error:
-            return FrozenRaster.refused(InputRejected(Status.FAILED, str(error)))
         except ValueError as error:
             return FrozenRaster.refused(InputRejected(Status.UNSUPPORTED, str(error)))
         except Exception as error:
@@ -99,8 +94,8 @@ class Inspector:
                 raise
             break
         width, height = header.width, header.height
-        if header.format == "JPEG" and jpeg.read_header(start).orientation >= _TURNED:
-            width, height = height, width
+        if header.format == "JPEG":
+            height, width = jpeg.upright_size(jpeg.read_header(start))
         if width < 1 or height < 1:
             raise InputRejected(Status.CORRUPT, f"{header.format}: {width}x{height} pixels")
         return FrozenRaster(width=width, height=height)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.decode import DecodeLimits
-from pipeline.entries import BATCH_ROWS, WINDOW, Tally, entry_schema, image_refs
+from pipeline.entries import BATCH_ROWS, WINDOW, Tally, entries, entry_schema, image_refs
 from pipeline.geo.georef import crs_name
 from pipeline.geo.windows import Grid, windows
 from pipeline.inputrows import InputRows, demand
@@ -241,19 +241,17 @@ class _Freezing:
         for begin in range(0, len(numbers), BATCH_ROWS):
             places = [grid[number] for number in numbers[begin : begin + BATCH_ROWS].tolist()]
             sides = [[getattr(place, side) for place in places] for side in WINDOW.names]
-            known = {
-                "image_id": [f"{ref.image_id}:{place.x},{place.y}" for place in places],
-                "uri": [ref.uri] * len(places),
-                "source": [ref.source] * len(places),
-                "etag": [ref.etag] * len(places),
-                "window": pa.StructArray.from_arrays(
+            rows = len(places)
+            yield entries(
+                self._window_schema,
+                ref.source,
+                image_id=[f"{ref.image_id}:{place.x},{place.y}" for place in places],
+                uri=[ref.uri] * rows,
+                etag=[ref.etag] * rows,
+                window=pa.StructArray.from_arrays(
                     [pa.array(side, pa.int32()) for side in sides], fields=list(WINDOW)
                 ),
-                "raster": [text] * len(places),
-            }
-            yield pa.record_batch(
-                [_column(known.get(field.name), field.type, len(places)) for field in self._window_schema],
-                schema=self._window_schema,
+                raster=[text] * rows,
             )
 
     def _end_shard(self, rows: int) -> None:
@@ -302,9 +300,3 @@ class _Freezing:
             shards=sum(file.row_groups for file in files),
             bytes=0,
         )
-
-
-def _column(values: Iterable[object] | pa.Array | None, kind: pa.DataType, rows: int) -> pa.Array:
-    if values is None:
-        return pa.nulls(rows, kind)
-    return values if isinstance(values, pa.Array) else pa.array(values, kind)

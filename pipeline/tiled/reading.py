@@ -12,8 +12,7 @@ from pipeline.decode import DecodeLimits
 from pipeline.geo.ranges import Pages, Ranged
 from pipeline.geo.reader import Rasters
 from pipeline.geo.windows import inside
-from pipeline.inputs import Inputs
-from pipeline.objects import Denied, NotFound, StoreError, Unavailable
+from pipeline.inputs import Inputs, rejecting
 from pipeline.pixels import Rgb
 from pipeline.records import ImageRef, InputRejected, Status, Window
 from pipeline.sources import InputSource
@@ -55,16 +54,10 @@ class WindowReader:
         assert ref.window is not None
         assert ref.raster is not None
         raster = read_frozen(ref.raster)
-        try:
+        with rejecting():
             if raster.photograph:
                 return self._of_photograph(ref, ref.window, raster, limits, decode)
             return self._of_raster(ref, ref.window, raster, elsewhere)
-        except Unavailable:
-            raise
-        except (NotFound, Denied) as error:
-            raise InputRejected(Status.MISSING, str(error)) from None
-        except StoreError as error:
-            raise InputRejected(Status.FAILED, str(error)) from None
 
     def _of_raster(
         self, ref: ImageRef, window: Window, frozen: FrozenRaster, elsewhere: Elsewhere | None

@@ -73,31 +73,35 @@ class Spool:
 
     def rows(self, raster: int, without: NDArray[np.bool_] | None = None) -> Iterator[Instances]:
         """A raster's instances in order, some at a time; `without` (all instances,) are left out."""
-        owners = np.concatenate([np.zeros(0, np.int64), *self._owners])
+        owners, keys = self._joined()
         keep = owners == raster if without is None else (owners == raster) & ~without
         mine = np.flatnonzero(keep)
         if not len(mine):
             return
-        keys = np.concatenate([np.zeros(0, KEY), *self._keys])[mine]
-        mine = mine[row_order(keys)]
-        self._fixed.flush()
-        self._counts.flush()
-        fixed = np.memmap(self._fixed, _FIXED, mode="r")
-        counts = np.memmap(self._counts, np.uint8, mode="r")
+        mine = mine[row_order(keys[mine])]
+        fixed, counts = self._mapped()
         for at in range(0, len(mine), BATCH):
             yield _instances(fixed[mine[at : at + BATCH]], counts)
 
     def all(self) -> Iterator[tuple[Instances, Ints]]:
         """All instances and their rasters' numbers, as they came."""
-        self._fixed.flush()
-        self._counts.flush()
-        if not self._written:
+        owners, _ = self._joined()
+        if not len(owners):
             return
-        fixed = np.memmap(self._fixed, _FIXED, mode="r")
-        counts = np.memmap(self._counts, np.uint8, mode="r")
-        owners = np.concatenate(self._owners)
+        fixed, counts = self._mapped()
         for at in range(0, len(fixed), BATCH):
             yield _instances(fixed[at : at + BATCH], counts), owners[at : at + BATCH]
+
+    def _joined(self) -> tuple[Ints, NDArray[np.void]]:
+        """Owners and keys of all instances; put together once, however many rasters ask."""
+        self._owners = [np.concatenate([np.zeros(0, np.int64), *self._owners])]
+        self._keys = [np.concatenate([np.zeros(0, KEY), *self._keys])]
+        return self._owners[0], self._keys[0]
+
+    def _mapped(self) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
+        self._fixed.flush()
+        self._counts.flush()
+        return np.memmap(self._fixed, _FIXED, mode="r"), np.memmap(self._counts, np.uint8, mode="r")
 
 
 def _instances(rows: NDArray[np.void], counts: NDArray[np.uint8]) -> Instances:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from condinst.model import Instances
-from pipeline.geo.geoparquet import geo_columns, geo_metadata
+from pipeline.geo.geoparquet import PLACED, geo_columns, geo_metadata, no_geo_columns
 from pipeline.geo.georef import Georef
 from pipeline.geo.polygons import on_map
 from pipeline.records import ImageRef, Status
@@ -62,9 +62,5 @@ class InstancesFile:
 
     def _placed(self, found: Instances, georef: Georef | None) -> dict[str, pa.Array]:
         if georef is None or not self._crs:
-            empty = {name: TILED_INSTANCES_SCHEMA.field(name).type for name in _PLACED}
-            return {name: pa.nulls(len(found), kind) for name, kind in empty.items()}
-        return dict(zip(_PLACED, geo_columns(on_map(found.masks, georef, self._crs)), strict=True))
-
-
-_PLACED = ("geometry", "geometry_bbox", "area_m2")
+            return dict(zip(PLACED, no_geo_columns(len(found)), strict=True))
+        return dict(zip(PLACED, geo_columns(on_map(found.masks, georef, self._crs)), strict=True))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from os import getpid
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +14,8 @@ from condinst.model import Instances
 from pipeline.clock import Clock
 from pipeline.commit import Commit, TableFile
 from pipeline.ledger import Ledger
-from pipeline.manifest import Plan, load_plans, read_shard
-from pipeline.progress import Progress
+from pipeline.plan import Plan, Plans
+from pipeline.progress import Progress, new_worker_id
 from pipeline.records import ImageRef, Status
 from pipeline.results import ShardResult, result_of
 from pipeline.rows import Outcome, count_values, images_table, to_parquet
@@ -44,12 +41,12 @@ class StitchWorker:
 
     def __init__(self, settings: SegmentSettings) -> None:
         self.settings = settings
-        self.id = f"{socket.gethostname()}-{getpid()}-{secrets.token_hex(3)}"
+        self.id = new_worker_id()
         self._store = Store.open(settings.output, settings.output_options)
         self._ledger = Ledger(self._store)
         self._fingerprint = settings.fingerprint()
         self._names = class_names(settings)
-        self._plans: dict[str, Plan] = {}
+        self._plans = Plans(self._store)
         self._windows: dict[int, WindowsFound] = {}
         self._lock = threading.Lock()
         self._progress = Progress(self._store, self.id)
@@ -64,8 +61,7 @@ class StitchWorker:
         Raises LedgerError where a window is not committed, StoreError when the store cannot be reached.
         """
         clock = Clock(shard)
-        plan = self._plan(shard)
-        refs = read_shard(self._store, plan, int(shard.partition("-")[2]))
+        plan, refs = self._plans.shard(shard)
         attempt = self._ledger.begin(shard, self.id)
         with self._progress.shard(shard, len(refs), clock):
             try:
@@ -76,13 +72,6 @@ class StitchWorker:
             with clock.stage("commit"):
                 ruling = self._ledger.commit(record)
         return result_of(ruling, attempt, clock.work(self.id))
-
-    def _plan(self, shard: str) -> Plan:
-        generation = shard.partition("-")[0]
-        with self._lock:
-            if generation not in self._plans:
-                self._plans = {f"{plan.generation:04d}": plan for plan in load_plans(self._store)}
-            return self._plans[generation]
 
     def _windows_of(self, plan: Plan) -> WindowsFound:
         assert plan.windows is not None
