@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from jobs.scenes.dataset import write_dataset
+from tests import command
+from tests.command import COMMAND
 
 pytestmark = pytest.mark.cluster
 
-COMMAND = Path(sys.executable).with_name("condinst")
 SEGMENT = """\
 kind: segment
 name: fields
@@ -40,10 +39,7 @@ output: {uri: trained}
 
 
 def condinst(*arguments: object, cwd: Path, code: int = 0) -> str:
-    done = subprocess.run(
-        [COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "200"}, timeout=280,
-    )  # fmt: skip
+    done = command.condinst(*arguments, cwd=cwd)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,9 +12,8 @@ from typing import Any
 import pytest
 
 from jobs.errors import ExitCode
+from tests import command
 from tests.tiny import pictures, tiny_weights
-
-COMMAND = Path(sys.executable).with_name("condinst")
 
 
 @pytest.fixture
@@ -32,10 +29,7 @@ def spec(tmp_path: Path) -> Path:
 
 
 def condinst(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200", **variables}
-    return subprocess.run(
-        [COMMAND, *arguments], capture_output=True, text=True, timeout=250, check=False, env=environment
-    )
+    return command.condinst(*arguments, env=variables, timeout=250)
 
 
 def test_a_run_that_takes_too_long_ends_in_good_order_and_tells(spec: Path) -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,23 +15,16 @@ from pathlib import Path
 import pytest
 
 from pipeline import tables
+from tests.command import COMMAND, condinst
 from tests.tiny import encoded, picture, pictures, tiny_weights
 
-COMMAND = Path(sys.executable).with_name("condinst")
 BAD = 2
 IMAGES = 14
 
 
 def run(*arguments: object, cwd: Path | None = None) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `condinst` with these arguments."""
-    done = subprocess.run(
-        [COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "COLUMNS": "200"},
-        cwd=cwd,
-    )
+    done = condinst(*arguments, cwd=cwd)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 

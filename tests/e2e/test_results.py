@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 
+from tests.command import condinst
 from tests.made import made_output
-
-COMMAND = Path(sys.executable).with_name("condinst")
 
 
 def run(*arguments: object, cwd: Path) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-        cwd=cwd,
-    )
+    done = condinst(*arguments, cwd=cwd, env={"OMP_NUM_THREADS": "1"}, timeout=240)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr
 

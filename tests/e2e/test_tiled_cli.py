@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from jobs.scenes import write_mosaic
+from tests import command
+from tests.command import COMMAND
 
-COMMAND = Path(sys.executable).with_name("condinst")
 SPEC = """
 kind: segment
 name: ortho
@@ -25,10 +24,7 @@ shards: {{images: 4}}
 
 
 def condinst(*arguments: object, cwd: Path, code: int = 0) -> str:
-    done = subprocess.run(
-        [COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "200"}, timeout=280,
-    )  # fmt: skip
+    done = command.condinst(*arguments, cwd=cwd)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from jobs.scenes.dataset import write_dataset
+from tests.command import condinst
 
 ROOT = Path(__file__).parents[2]
-COMMAND = Path(sys.executable).with_name("condinst")
 EXAMPLE = ROOT / "examples" / "train-kernels.yaml"
 FEW_STEPS = ("--set", "training.steps=2", "--set", "training.checkpoint_steps=2")
-
-
-def condinst(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "200"}, timeout=280,
-    )  # fmt: skip
 
 
 def test_weights_that_train_made_predict(tmp_path: Path) -> None:

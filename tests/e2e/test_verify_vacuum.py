@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,20 +13,13 @@ import boto3
 import pytest
 
 from pipeline import tables
+from tests.command import condinst
 from tests.tiny import pictures, tiny_weights
-
-COMMAND = Path(sys.executable).with_name("condinst")
 
 
 def run(*arguments: object, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `condinst` with these arguments."""
-    done = subprocess.run(
-        [COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "COLUMNS": "200", **(env or {})},
-    )
+    done = condinst(*arguments, env=env, timeout=240)
     return done.returncode, done.stdout, done.stderr
 
 
