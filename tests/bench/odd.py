@@ -1,7 +1,7 @@
 """The odd and broken images as one job: each file ends as its manifest says, in how long, in what memory.
 
-`condinst run` on Ray with one worker and the demo model over `ODD_IMAGES_DIR`; every process of the job is looked
-at from outside while it works. `make bench BENCH=odd`.
+`condinst run` on Ray with one worker and the demo model over `ODD_IMAGES_DIR`; every process of the job is
+looked at from outside while it works. `make bench BENCH=odd`.
 """
 
 import json
