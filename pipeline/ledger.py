@@ -33,9 +33,8 @@ from pipeline.commit import (
     started_key,
 )
 from pipeline.folding import FOLD, Folded, fold
-from pipeline.manifest import Plan
+from pipeline.plan import Plan
 from pipeline.schemas import TABLES
-from pipeline.settings import difference
 from pipeline.steps import Step, reached
 from pipeline.storage import NotFound, ObjectInfo, Store, StoreError
 
@@ -366,4 +365,6 @@ def settled(commit: Commit, now: float | None = None) -> bool:
 
 
 def _differences(old: object, new: object) -> list[str]:
+    from pipeline.settings import difference  # loads what decodes images, and few come here
+
     return difference(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else []

@@ -12,7 +12,6 @@ from typing import BinaryIO, Protocol
 from pipeline.keys import Location, addressable, locate, printable, under
 from pipeline.local import LocalBackend
 from pipeline.objects import Check, Denied, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
-from pipeline.remote import remote_backend
 
 __all__ = [
     "Denied",
@@ -173,6 +172,8 @@ class Store:
         place = self._location
         if place.scheme == "file":
             return LocalBackend(self.uri)
+        from pipeline.remote import remote_backend  # its clients take half a second to load
+
         return remote_backend(place.scheme, place.bucket, self.options)
 
     def _full(self, key: str) -> str:
