@@ -154,11 +154,14 @@ class Ledger:
         unfolded = sorted((shard, wanted[shard]) for shard in wanted if shard not in infos)
         with ThreadPoolExecutor(READERS) as readers:
             fetched = readers.map(lambda item: self._record(*item), unfolded)
-            for shard in sorted(wanted):
-                if shard in infos:
-                    yield folded.commit(infos[shard]) or self._record(shard, wanted[shard])
-                else:
-                    yield next(fetched)
+            try:
+                for shard in sorted(wanted):
+                    if shard in infos:
+                        yield folded.commit(infos[shard]) or self._record(shard, wanted[shard])
+                    else:
+                        yield next(fetched)
+            finally:
+                readers.shutdown(wait=False, cancel_futures=True)  # who stops taking them waits for no more
 
     def _folded(self, wanted: Mapping[str, int]) -> tuple[Folded, dict[str, ObjectInfo]]:
         """What is folded, and which of the wanted records are, by shard."""

@@ -94,8 +94,17 @@ class Run:
     @cached_property
     def commits(self) -> list[Commit]:
         """The records of the committed shards, in plan order."""
-        records = {commit.shard: commit for commit in self.ledger.records(self._revisions)}
+        records = {commit.shard: commit for commit in self.read_commits()}
         return [records[shard] for shard in self.shards]
+
+    def read_commits(self) -> Iterator[Commit]:
+        """The same as they are read, mostly in plan order."""
+        return self.ledger.records(self._revisions)
+
+    def records(self, shards: Sequence[str]) -> list[Commit]:
+        """The records of some committed shards, in that order, a request each: not all."""
+        found = {c.shard: c for c in self.ledger.records({name: self._revisions[name] for name in shards})}
+        return [found[name] for name in shards]
 
     @property
     def tiled(self) -> bool:
@@ -212,12 +221,12 @@ class Run:
         table: TableName,
         columns: Sequence[str] | None = None,
         filter: pc.Expression | None = None,
+        commits: Sequence[Commit] | None = None,
     ) -> Iterator[pa.Table]:
         """The same rows, a table a shard: as many as `commits`, in their order, some read ahead."""
+        wanted = self.commits if commits is None else commits
         with ThreadPoolExecutor(READERS) as readers:
-            yield from _ahead(
-                readers, lambda commit: self._read(commit, table, columns, filter), self.commits
-            )
+            yield from _ahead(readers, lambda commit: self._read(commit, table, columns, filter), wanted)
 
     def _read(
         self, commit: Commit, table: TableName, columns: Sequence[str] | None, filter: pc.Expression | None

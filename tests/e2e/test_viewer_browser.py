@@ -109,7 +109,7 @@ def served(*outputs: str) -> Iterator[str]:
         yield address.group()
     finally:
         process.terminate()
-        process.wait(30)
+        assert process.wait(60) == 0
 
 
 @pytest.fixture(scope="module")
