@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.viewer.shelf import IMAGES, INSTANCES, Shelf, listed
+from jobs.viewer.shelf import FIRST, IMAGES, INSTANCES, Shelf, listed
 from pipeline.tables import Run
 
 Sort = Literal["order", "name", "count", "best", "worst", "pixels"]
@@ -117,6 +117,7 @@ class Index:
         self._db.execute("SET enable_external_access = false; SET memory_limit = '1GB'; SET threads = 2")
         self._db.execute(_TABLES)
         self._stop = threading.Event()
+        self._begin = threading.Event()
         self._came = threading.Condition()
 
     @property
@@ -132,6 +133,7 @@ class Index:
     def stop(self) -> None:
         """Let whoever fills it end with the shard that is in work."""
         self._stop.set()
+        self._begin.set()
 
     def close(self) -> None:
         """Take the file away; nobody may fill it or ask any more."""
@@ -140,10 +142,13 @@ class Index:
         del self._db  # at the end of the process duckdb prints what of it is still held
         self._folder.cleanup()
 
-    def fill(self) -> None:
-        """Read the run's tables to their end. An error ends it, and is told in `error`."""
+    def fill(self, patience: float = 0.0) -> None:
+        """Read the run's tables to their end. An error ends it, and is told in `error`.
+
+        The first page has so many seconds to itself, unless more is asked for before.
+        """
         try:
-            self._fill()
+            self._fill(patience)
         except Exception as error:
             if not self._stop.is_set():
                 self.error = f"{type(error).__name__}: {error}"
@@ -157,9 +162,10 @@ class Index:
     def wait_for_page(self, wanted: Filter, seconds: float) -> None:
         """Wait until a page can be had whole, or the time is over."""
         end = (wanted.page + 1) * wanted.size
-        if wanted.plain:
-            known = self.shelf
-            self._wait(lambda: known.counted or (not wanted.falling and known.known.images >= end), seconds)
+        if wanted.plain and not wanted.falling and end <= FIRST:
+            self._wait(lambda: self.shelf.counted or self.shelf.known.images >= end, seconds, first=True)
+        elif wanted.plain:
+            self._wait(lambda: self.shelf.counted, seconds)
         else:
             self.wait_for(end, seconds)
 
@@ -176,6 +182,7 @@ class Index:
         if wanted.plain and not self.complete and self.error is None:
             whole, images = self.shelf.counted, self.shelf.known.images
             shown = self.shelf.page(wanted.page, wanted.size, wanted.falling)
+            self._begin.set()
             return Page(images, [{name: row[name] for name in _PAGE} for row in shown], whole)
         complete = self.complete
         rows, values = self._matching(wanted)
@@ -263,7 +270,9 @@ class Index:
             names = [column[0] for column in answer.description or ()]
             return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
-    def _fill(self) -> None:
+    def _fill(self, patience: float) -> None:
+        self.shelf.learn_first(self._stop.is_set, self._tell)
+        self._begin.wait(patience)
         self.shelf.learn(self._stop.is_set, self._tell)
         columns = [*INSTANCES, "geometry"] if self.crs else list(INSTANCES)
         commits = self.shelf.known.commits
@@ -303,7 +312,9 @@ class Index:
             cursor.execute("INSERT INTO places SELECT * FROM placed WHERE lon IS NOT NULL")
         self._images += rows.num_rows
 
-    def _wait(self, holds: Callable[[], bool], seconds: float) -> None:
+    def _wait(self, holds: Callable[[], bool], seconds: float, first: bool = False) -> None:
+        if not first and not holds():
+            self._begin.set()
         with self._came:
             self._came.wait_for(lambda: holds() or self.error is not None, seconds)
 

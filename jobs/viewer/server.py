@@ -23,6 +23,8 @@ from pipeline.records import Window
 STATIC = Path(__file__).parent / "static"
 FIRST_PAGE = 1.0
 """Seconds that a page waits for the index to have its images."""
+ALONE = 2.0
+"""Seconds that the first page has the processor for itself before indices are filled."""
 MOST_INSTANCES = 20_000
 """Instances of an image, or of a part of it, that are sent at once: the best."""
 MOST_ON_MAP = 1_500
@@ -65,7 +67,9 @@ class _Handlers:
     async def working(self, _: web.Application) -> AsyncIterator[None]:
         """Fill the indices while the server lives."""
         # No daemons: a thread that is inside a library's code when the interpreter ends aborts the process.
-        fillers = [threading.Thread(target=view.index.fill, name="filler") for view in self._views]
+        fillers = [
+            threading.Thread(target=view.index.fill, args=(ALONE,), name="filler") for view in self._views
+        ]
         for filler in fillers:
             filler.start()
         yield

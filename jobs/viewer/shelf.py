@@ -81,14 +81,20 @@ class Shelf:
         """Whether every shard's record is known."""
         return len(self.known.commits) == len(self.run.shards)
 
-    def learn(self, stop: Callable[[], bool], told: Callable[[], None]) -> None:
-        """Read the records, the first shards' before all others; `told` is called when more is known."""
+    def learn_first(self, stop: Callable[[], bool], told: Callable[[], None]) -> None:
+        """Read the records of the first page's shards; `told` is called when they are known."""
         shards = self.run.shards
-        if len(shards) > _TOGETHER:
-            while self.known.images < FIRST and not stop() and not self.counted:
-                at = len(self.known.commits)
-                self.known = self.known.with_(self.run.records(shards[at : at + max(1, at)]))
-            told()
+        if len(shards) <= _TOGETHER:
+            self.known = Known().with_(self.run.records(shards))
+        while self.known.images < FIRST and not stop() and not self.counted:
+            at = len(self.known.commits)
+            self.known = self.known.with_(self.run.records(shards[at : at + max(1, at)]))
+        told()
+
+    def learn(self, stop: Callable[[], bool], told: Callable[[], None]) -> None:
+        """Read all other records; `told` is called when more is known."""
+        if self.counted:
+            return
         waiting: list[Commit] = []
         for commit in self._rest():
             if stop():

@@ -179,7 +179,7 @@ def test_the_first_page_waits_for_the_first_record_alone(
     monkeypatch.setattr(shelf, "_TOGETHER", 0)
     monkeypatch.setattr(shelf, "FIRST", 1)
     early = Index(run)
-    early.shelf.learn(lambda: bool(early.shelf.known.commits), lambda: None)
+    early.shelf.learn_first(lambda: bool(early.shelf.known.commits), lambda: None)
     first = early.page(Filter(size=500))
     assert (first.total, first.whole) == (4, False)
     assert first.images == index.page(Filter(size=4)).images
