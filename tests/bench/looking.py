@@ -130,26 +130,30 @@ def viewer(uri: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         assert server.wait() == 0
 
 
-def first_page(uri: str) -> tuple[float, float]:
-    """Seconds from the start of the process until it listens, and until its first page is there."""
+def first_page(uri: str) -> tuple[float, float, float]:
+    """Seconds from the start of the process until it listens, until its first page is there, and those that
+    it had the processor by then."""
     began = time.perf_counter()
-    with viewer(uri) as (url, _):
+    with viewer(uri) as (url, server):
         listens = time.perf_counter() - began
         for name in PARTS:
             _fetch(url + name)
         about, page = _get(f"{url}api/runs"), _get(f"{url}api/runs/0/images?size=60")
         shown = time.perf_counter() - began
+        used = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     assert about[0]["images"] >= len(page["images"]) == 60
-    return listens, shown
+    return listens, shown, sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
 
 def pages(uri: str) -> dict[str, float]:
     """Seconds to the first page, to a filled index, and of pages then."""
-    listens, shown = zip(*(first_page(uri) for _ in range(STARTS)), strict=True)
+    listens, shown, used = zip(*(first_page(uri) for _ in range(STARTS)), strict=True)
     told = {
         "from the start to listening": statistics.median(listens),
         "from the start to the first page": statistics.median(shown),
+        "the quickest of them": min(shown),
         "the slowest of them": max(shown),
+        "seconds of the processor by then": statistics.median(used),
     }
     with viewer(uri) as (url, server):
         began = time.perf_counter()
