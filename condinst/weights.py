@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from condinst.backbone import FrozenBatchNorm2d
-from condinst.config import BackboneConfig, BackboneFile, InputConfig, ModelConfig, Precision
+from condinst.config import DEMO, BackboneConfig, BackboneFile, InputConfig, ModelConfig, Precision
 from condinst.model import CondInst
 from condinst.weightsfile import BACKBONE, MODEL, WeightsError, parse_config, read_metadata, read_state
 
@@ -39,8 +39,6 @@ __all__ = [
     "save",
     "save_backbone",
 ]
-
-DEMO = "demo"
 
 
 def demo_path() -> Path:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from pycocotools import mask as coco
 
-from condinst import Instances
+if TYPE_CHECKING:
+    from condinst import Instances
 
 Pixels = NDArray[np.uint8]
 Coverage = NDArray[np.float32]

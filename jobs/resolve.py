@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from condinst.config import DetectConfig, FixedScale, ModelConfig
-from condinst.weights import DEMO, digest, read_config
+from condinst.config import DEMO, DetectConfig, FixedScale, ModelConfig
 from jobs.errors import JobError
 from jobs.quantities import size
 from jobs.spec import InputSection, SegmentSpec, StoreSection
@@ -22,7 +21,6 @@ from pipeline.models import resolved as resolved_weights
 from pipeline.settings import SegmentSettings, difference
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tiled.settings import Tiling
-from pipeline.weights import fetch_weights
 
 
 def spec_of(job: Mapping[str, object], store: Store) -> SegmentSpec:
@@ -176,6 +174,9 @@ def identify(weights: str) -> tuple[str, ModelConfig]:
 
     Raises WeightsError for a file that is none of ours, JobError or StoreError when it cannot be had.
     """
+    from condinst.weights import digest, read_config  # loads torch: only who opens weights waits for it
+    from pipeline.weights import fetch_weights
+
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
         try:
             path = fetch_weights(weights, StoreOptions(), Path(folder))
