@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from condinst.config import DetectConfig, FixedScale, ModelConfig
 from condinst.weights import DEMO, digest, read_config
-from jobs.errors import JobError
+from jobs.errors import JobError, naming
 from jobs.quantities import size
 from jobs.spec import InputSection, SegmentSpec, StoreSection
 from pipeline.decode import DecodeLimits
@@ -174,13 +174,10 @@ def source_of(section: InputSection, workers: int = 1) -> InputSource:
 def identify(weights: str) -> tuple[str, ModelConfig]:
     """sha256 and configuration of the weights that a path, `demo` or a URI names.
 
-    Raises WeightsError for a file that is none of ours, JobError or StoreError when it cannot be had.
+    Raises WeightsError for a file that is not there or none of ours, ModelsError, StoreError.
     """
-    with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
-        try:
-            path = fetch_weights(weights, StoreOptions(), Path(folder))
-        except NotFound as error:
-            raise JobError(f"model.weights: {error}") from None
+    with tempfile.TemporaryDirectory(prefix="condinst-") as folder, naming("model.weights"):
+        path = fetch_weights(weights, StoreOptions(), Path(folder))
         return digest(path), read_config(path)
 
 
