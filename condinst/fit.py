@@ -9,8 +9,9 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from condinst.model import CondInst
 from condinst.optimizing import FitConfig, learning_rate
 from condinst.targets import Target
 from condinst.training import Training
+
+Item = TypeVar("Item")
 
 __all__ = ["Batch", "FitConfig", "fit", "learning_rate", "prefetch"]
 
@@ -90,7 +93,7 @@ def fit(
         parallel.share_batch_norms(model)
         learner = DistributedDataParallel(learner, forward_sync_buffers=False)
     _train_mode(model)
-    with _Ahead(batches) as stream:
+    with contextlib.closing(prefetch(batches)) as stream:
         while training.step < config.steps:
             began = time.perf_counter()
             parts = [next(stream).to(model.device) for _ in range(config.accumulate)]
@@ -159,25 +162,12 @@ def _train_mode(model: CondInst) -> None:
             module.eval()
 
 
-class _Ahead:
-    """`prefetch` for a block; its thread ends with it."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._stream = prefetch(batches)
-
-    def __enter__(self) -> Iterator[Batch]:
-        return self._stream
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()  # type: ignore[attr-defined]
-
-
-def prefetch(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
-    """The same batches, made ahead in a thread; an exception there is raised here."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+def prefetch(items: Iterator[Item], depth: int = 4) -> Generator[Item, None, None]:
+    """The same items, made ahead in a thread that ends with the stream; an exception there is raised here."""
+    ready: queue.Queue[Item | BaseException | None] = queue.Queue(depth)
     ended = threading.Event()
 
-    def put(item: Batch | BaseException | None) -> None:
+    def put(item: Item | BaseException | None) -> None:
         while not ended.is_set():
             with contextlib.suppress(queue.Full):
                 ready.put(item, timeout=0.2)
@@ -185,15 +175,16 @@ def prefetch(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
 
     def work() -> None:
         try:
-            for batch in batches:
-                put(batch)
+            for item in items:
+                put(item)
                 if ended.is_set():
                     return
             put(None)
         except BaseException as error:
             put(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
@@ -201,3 +192,5 @@ def prefetch(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
             yield item
     finally:
         ended.set()
+        # A thread left in PyTorch's code when the interpreter ends takes the whole process down with it.
+        thread.join()

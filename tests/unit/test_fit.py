@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from itertools import cycle, islice, repeat
+from itertools import count, cycle, islice, repeat
 
 import numpy as np
 import pytest
@@ -200,3 +201,11 @@ def test_prefetch_keeps_order_and_raises_what_was_raised() -> None:
     assert list(islice(stream, 10)) == list(range(10))
     with pytest.raises(KeyError, match="broken"):
         next(stream)
+
+
+def test_a_prefetch_that_is_closed_leaves_no_thread_behind() -> None:
+    before = set(threading.enumerate())
+    stream = prefetch(count())
+    assert next(stream) == 0
+    stream.close()
+    assert set(threading.enumerate()) == before
