@@ -90,11 +90,13 @@ def test_requests_of_a_tiled_job_are_as_many_as_planned(
     s3_bucket: str, weights: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("rasters")
-    for seed in range(3):
-        bands = np.ascontiguousarray(render(seed, 512, 512).image.transpose(2, 0, 1))
-        path = write_raster(folder / f"{seed}.tif", bands, driver="COG", blocksize=256)
+    for seed in range(2):
+        bands = np.ascontiguousarray(render(seed, 256, 256).image.transpose(2, 0, 1))
+        path = write_raster(folder / f"{seed}.tif", bands, driver="COG", blocksize=128)
         Store.open(f"{s3_bucket}/photos").put(f"{seed}.tif", path.read_bytes())
-    more = {"tiling": {"size": 256, "overlap": 64}, "shards": {"images": 6}}
+    # Weights of chance see things the size of a window everywhere; a few of them are enough.
+    model = {"weights": str(weights), "score_threshold": 0.5, "max_instances": 10}
+    more = {"model": model, "tiling": {"size": 128, "overlap": 32}, "shards": {"images": 6}}
     first, second = (job(s3_bucket, weights, name, 6, **more) for name in ("first", "second"))
     run_job(first, local=True)
     rate = measured_tiled(Store.open(first.output.uri))
