@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from jobs.errors import JobError, one_line
-from jobs.try_job import here
-from pipeline.decode import decode
-from pipeline.inputs import Inputs
+from jobs.try_job import here, looking
 from pipeline.records import ImageRef, InputRejected
 from pipeline.settings import SegmentSettings
-from pipeline.weights import detect_config, load_model
+from pipeline.weights import detect_config, load_model, preparing
 
 IMAGES = 10
 
 
 def check_model(settings: SegmentSettings, sample: Sequence[ImageRef], console: Console) -> None:
-    """Open the model and segment ten inputs of a sample on this machine.
+    """Open the model and segment ten inputs, or windows, of a sample on this machine.
 
     Raises WeightsError, StoreError when they cannot be had, JobError when none of the inputs can be read.
     """
@@ -28,17 +26,16 @@ def check_model(settings: SegmentSettings, sample: Sequence[ImageRef], console: 
     model = load_model(settings)
     detect = detect_config(model, settings)
     console.print(f"checked: the model opens ({time.monotonic() - began:.1f} s)", highlight=False)
-    inputs, good = Inputs(settings.sources), 0
+    look, prepare, good = looking(settings), preparing(model, settings), 0
     chosen = sample[:: max(1, len(sample) // IMAGES)][:IMAGES]
     for ref in chosen:
         began = time.monotonic()
         try:
-            data, _ = inputs.fetch(ref, settings.limits.bytes)
-            image = decode(data, settings.limits)
+            image, _ = look(ref)
         except InputRejected as rejected:
             said = f"{rejected.status.value}: {rejected.reason}"
         else:
-            found = model.predict_prepared([model.prepare(image)], detect)[0]
+            found = model.predict_prepared([prepare(image, None)], detect)[0]
             good += 1
             said = f"{len(found):,} instances, {time.monotonic() - began:.1f} s"
         console.print(f"checked: {one_line(ref.image_id)}: {said}", markup=False, highlight=False)

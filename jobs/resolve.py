@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from condinst.config import DEMO, DetectConfig, FixedScale, ModelConfig
-from jobs.errors import JobError
+from jobs.errors import JobError, naming
 from jobs.quantities import size
 from jobs.spec import InputSection, SegmentSpec, StoreSection
 from pipeline.decode import DecodeLimits
@@ -172,16 +172,13 @@ def source_of(section: InputSection, workers: int = 1) -> InputSource:
 def identify(weights: str) -> tuple[str, ModelConfig]:
     """sha256 and configuration of the weights that a path, `demo` or a URI names.
 
-    Raises WeightsError for a file that is none of ours, JobError or StoreError when it cannot be had.
+    Raises WeightsError for a file that is not there or none of ours, ModelsError, StoreError.
     """
     from condinst.weights import digest, read_config  # loads torch: only who opens weights waits for it
     from pipeline.weights import fetch_weights
 
-    with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
-        try:
-            path = fetch_weights(weights, StoreOptions(), Path(folder))
-        except NotFound as error:
-            raise JobError(f"model.weights: {error}") from None
+    with tempfile.TemporaryDirectory(prefix="condinst-") as folder, naming("model.weights"):
+        path = fetch_weights(weights, StoreOptions(), Path(folder))
         return digest(path), read_config(path)
 
 
