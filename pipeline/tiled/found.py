@@ -42,6 +42,11 @@ class Seen:
         """Whether somebody looked at it: what was not found there is not there."""
         return self.status in DONE
 
+    @property
+    def full(self) -> bool:
+        """Whether all that it has of its raster is data: else its row says how much is not."""
+        return self.error is None
+
 
 class WindowsFound:
     """Reads committed window shards; those last read stay in memory, for rasters that share them.

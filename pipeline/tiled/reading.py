@@ -94,6 +94,22 @@ class WindowReader:
         return found
 
 
+def lacking_data(ref: ImageRef, pixels: WindowPixels) -> str | None:
+    """In words, how much of what a window has of its raster is nodata; None where all is data.
+
+    The window's row says so: where it found nothing there may be something all the same.
+    """
+    assert ref.window is not None
+    assert ref.raster is not None
+    if pixels.valid is None:
+        return None
+    raster = read_frozen(ref.raster)
+    part = inside(ref.window, raster.width, raster.height)
+    holding = int(pixels.valid[: part.height, : part.width].sum())
+    lacking = part.width * part.height - holding
+    return f"{lacking:,} of its pixels are nodata" if lacking else None
+
+
 class _Photograph:
     """Decoded once, by the first window that asks; others wait for it."""
 
