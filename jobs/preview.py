@@ -29,6 +29,8 @@ from pipeline.settings import SegmentSettings
 from pipeline.storage import Store, StoreOptions
 from pipeline.tiled.planning import open_windows
 
+TRIED = 10
+"""Windows that `--check` may try."""
 SHOWN = 3
 """Refused inputs that are shown."""
 
@@ -86,9 +88,11 @@ def _say_rasters(
     """The same of a tiled job: each raster's header is read, as the run itself will."""
     listed, tiling = _listed(plans), settings.tiling
     assert tiling is not None
+    sample = _windows(store, plans)
     if not plans:
         with tempfile.TemporaryDirectory(prefix="condinst-plan-") as scratch:
             plans = [freeze_input(spec, settings, Store.open(scratch))]
+            sample = _windows(Store.open(scratch), plans)
     windows, found = window_plans(plans), _frozen(plans)
     shards, stitching = sum(plan.shards for plan in windows), sum(plan.shards for plan in plans)
     done, stitched = len(Ledger(open_windows(store)).committed(windows)), len(Ledger(store).committed(plans))
@@ -102,7 +106,13 @@ def _say_rasters(
     table.add_row("", f"{stitching:,} that stitch; {stitched:,} done, {stitching - stitched:,} to do")
     crs = next((plan.crs for plan in plans if plan.crs), "")
     table.add_row("geometries", escape(crs[:80]) or "none: no raster says where it lies")
-    return _Ahead(stitching - stitched, shards - done, ())
+    return _Ahead(stitching - stitched, shards - done, sample)
+
+
+def _windows(store: Store, plans: Sequence[Plan]) -> list[ImageRef]:
+    from jobs.try_job import picked
+
+    return picked(store, plans, TRIED) if plans else []
 
 
 def _say_skipped(table: Table, found: Scan) -> None:
