@@ -127,9 +127,28 @@ def test_windows_of_nothing_but_nodata_are_counted_and_not_looked_at(tiny: Path,
     windows = tables.open(job.windows.uri).images().to_pylist()
     assert [row["status"] for row in windows][1:] == ["nodata"] * 4
     assert all(row["infer_ms"] is None for row in windows[1:])
+    assert windows[0]["error"] is None
     statuses = {row["image_id"]: row["status"] for row in job.run.images().to_pylist()}
     assert statuses["none.tif"] == "nodata"
     assert statuses["half.tif"] in ("ok", "empty")
+
+
+def test_a_window_says_how_much_of_it_is_nodata_but_for_specks(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    collar, specks = terrain(3, 96, 96), terrain(3, 96, 96)
+    collar[:, :, :20] = 0
+    specks[:, ::7, ::5] = 0
+    write_raster(folder / "collar.tif", collar, nodata=0)
+    write_raster(folder / "specks.tif", specks, nodata=0)
+    job = tiled_job(folder, tmp_path / "out", tiny, tiling=Tiling(size=128, overlap=0))
+    job.do()
+    first, second = tables.open(job.windows.uri).images().to_pylist()
+    assert first["error"] == "1,920 of its pixels are nodata", (
+        "what is padded beyond the raster does not count"
+    )
+    assert second["error"] is None
+    assert job.run.images()["error"].null_count == 2
 
 
 def test_a_photograph_is_cut_too_and_has_no_place(tiny: Path, tmp_path: Path) -> None:
