@@ -9,8 +9,10 @@ from rich.console import Console
 
 from jobs.errors import JobError, one_line
 from jobs.try_job import here, looking
-from pipeline.records import ImageRef, InputRejected
+from pipeline.records import ImageRef, InputRejected, Status
+from pipeline.rows import visible
 from pipeline.settings import SegmentSettings
+from pipeline.tiled.nodata import on_data
 from pipeline.weights import detect_config, load_model, preparing
 
 IMAGES = 10
@@ -24,20 +26,23 @@ def check_model(settings: SegmentSettings, sample: Sequence[ImageRef], console: 
     settings = here(settings)
     began = time.monotonic()
     model = load_model(settings)
-    detect = detect_config(model, settings)
+    detect, prepare = detect_config(model, settings), preparing(model, settings)
     console.print(f"checked: the model opens ({time.monotonic() - began:.1f} s)", highlight=False)
-    look, prepare, good = looking(settings), preparing(model, settings), 0
+    look, good = looking(settings), 0
     chosen = sample[:: max(1, len(sample) // IMAGES)][:IMAGES]
     for ref in chosen:
         began = time.monotonic()
         try:
-            image, _ = look(ref)
+            image, valid = look(ref)
         except InputRejected as rejected:
+            good += rejected.status is Status.NODATA  # there is nothing to segment, and nothing wrong
             said = f"{rejected.status.value}: {rejected.reason}"
         else:
-            found = model.predict_prepared([prepare(image, None)], detect)[0]
+            found = visible(model.predict_prepared([prepare(image, None)], detect)[0])
+            found = found if valid is None else on_data(found, valid)
             good += 1
             said = f"{len(found):,} instances, {time.monotonic() - began:.1f} s"
         console.print(f"checked: {one_line(ref.image_id)}: {said}", markup=False, highlight=False)
     if chosen and not good:
-        raise JobError(f"none of {len(chosen)} inputs that were tried can be segmented; see why above")
+        noun = "inputs" if settings.tiling is None else "windows"
+        raise JobError(f"none of {len(chosen)} {noun} that were tried can be segmented; see why above")

@@ -68,7 +68,7 @@ def _say_rasters(
     table: Table, spec: SegmentSpec, settings: SegmentSettings, store: Store, plans: Sequence[Plan]
 ) -> Ahead:
     """The same of a tiled job: each raster's header is read, as the run itself will."""
-    from jobs.try_job import pick
+    from jobs.try_job import picked
 
     listed, tiling = _listed(plans), settings.tiling
     assert tiling is not None
@@ -76,7 +76,7 @@ def _say_rasters(
         frozen = store if plans else Store.open(scratch)
         plans = plans or [freeze_input(spec, settings, frozen)]
         windows, found = window_plans(plans), _frozen(plans)
-        sample = pick(open_windows(frozen), windows, HEADERS)
+        sample = picked(frozen, plans, HEADERS)
     shards, stitching = sum(plan.shards for plan in windows), sum(plan.shards for plan in plans)
     pending, unstitched = Ledger(open_windows(store)).pending(windows), len(Ledger(store).pending(plans))
     table.add_row("input", f"{found.images:,} rasters, {readable_bytes(found.bytes)}" + listed)

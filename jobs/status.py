@@ -64,10 +64,11 @@ def _print_requests(store: Store, console: Console) -> None:
     if (asked := cancel_requested(store)) is not None:
         ago = duration(max(0.0, time.time() - asked))
         console.print(f"cancel requested {ago} ago; the next run clears it", style="yellow", highlight=False)
-    for retry in unfinished(store):
-        statuses = ", ".join(sorted(retry.statuses))
-        left = f"{len(retry.left(Ledger(store))):,} of {len(retry.revisions):,} shards left"
-        console.print(escape(one_line(f"a retry of {statuses} is not done: {left}")), style="yellow")
+    for place in (store, open_windows(store)):
+        for retry in unfinished(place):
+            statuses = ", ".join(sorted(retry.statuses))
+            left = f"{len(retry.left(Ledger(place))):,} of {len(retry.revisions):,} shards left"
+            console.print(escape(one_line(f"a retry of {statuses} is not done: {left}")), style="yellow")
 
 
 def _overview(job: dict[str, object], shards: int, images: int, tally: Tally) -> Table:

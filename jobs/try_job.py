@@ -79,26 +79,22 @@ def sample(settings: SegmentSettings, output: Store, count: int) -> list[ImageRe
     """`count` inputs (windows, of a tiled job) at even distances (all, if fewer), in plan order."""
     plans = load_plans(output)
     if plans:
-        return pick(*_inputs(output, plans), count)
+        return picked(output, plans, count)
     with tempfile.TemporaryDirectory(prefix="condinst-try-") as scratch:
         store = Store.open(scratch)
         if settings.tiling is None:
             plan = freeze(settings.sources, store, 1000, 0)
         else:
             plan = freeze_tiled(settings.sources, store, 1000, 0, settings.tiling)
-        refs = pick(*_inputs(store, [plan]), count)
+        refs = picked(store, [plan], count)
     own = f"{output.uri}/"
     return [ref for ref in refs if not ref.uri.startswith(own)]
 
 
-def _inputs(store: Store, plans: Sequence[Plan]) -> tuple[Store, list[Plan]]:
-    """What the model is given: the plans' images, or their windows."""
+def picked(output: Store, plans: Sequence[Plan], count: int) -> list[ImageRef]:
+    """`count` of what the model is given, the plans' images or their windows, as `sample` has them."""
     windows = window_plans(plans)
-    return (open_windows(store), windows) if windows else (store, list(plans))
-
-
-def pick(store: Store, plans: Sequence[Plan], count: int) -> list[ImageRef]:
-    """`count` rows of plans at even distances (all, if fewer), in plan order."""
+    store, plans = (open_windows(output), windows) if windows else (output, plans)
     total = sum(plan.images for plan in plans)
     wanted = [number * total // count for number in range(count)] if count < total else list(range(total))
     refs: list[ImageRef] = []

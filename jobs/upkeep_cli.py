@@ -106,7 +106,8 @@ def retry(
 
     [cyan]condinst retry job.yaml --status corrupt,failed[/]
     """
-    from jobs.retry import Wanted, parse_statuses, retry_output
+    from jobs.retry import parse_statuses, retry_output
+    from jobs.retrying import Wanted
     from pipeline.storage import StoreOptions
 
     wanted = Wanted(parse_statuses(status), poison, dry_run, local)

@@ -68,10 +68,15 @@ class Commit:
     work: Work
     revision: int = 0
     """0 for the first run of a shard; a retry on request commits the next one, and the highest rules."""
+    windows: Mapping[str, int] = field(default_factory=dict)
+    """Of a stitch shard: which revisions of window shards it was made of; those that it leaves out are 0."""
 
     def to_json(self) -> str:
         """As stored."""
-        return json.dumps({"version": RECORD_VERSION, **asdict(self)}, sort_keys=True)
+        fields = asdict(self)
+        if not self.windows:
+            del fields["windows"]
+        return json.dumps({"version": RECORD_VERSION, **fields}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Commit:

@@ -168,7 +168,7 @@ def worker_of(settings: SegmentSettings, retry: Retry | None) -> ShardWorker:
     if settings.stitching:
         from pipeline.tiled.worker import StitchWorker
 
-        return StitchWorker(settings)
+        return StitchWorker(settings, again=retry is not None)
     from pipeline.worker import Worker
 
     return Worker(settings, retry)

@@ -21,7 +21,7 @@ from pipeline.records import ImageRef, InputRejected, Status, describe
 from pipeline.rows import Outcome
 from pipeline.storage import StoreError
 from pipeline.tiled.pixels import WindowPixels
-from pipeline.tiled.reading import WindowReader
+from pipeline.tiled.reading import WindowReader, lacking_data
 
 Prepare = Callable[[NDArray[np.uint8], Size | None], Prepared]
 """Resizes an image for the network; the size is that of the image itself, where the pixels are fewer."""
@@ -166,7 +166,8 @@ class Feeder:
             task.future.set_result(Refused(task.index, _refusal(Outcome(task.ref, Status.FAILED), error)))
         else:
             size = (pixels.rgb.shape[0], pixels.rgb.shape[1])
-            outcome = Outcome(task.ref, Status.EMPTY, etag=task.ref.etag, size=size)
+            lacking = lacking_data(task.ref, pixels)
+            outcome = Outcome(task.ref, Status.EMPTY, error=lacking, etag=task.ref.etag, size=size)
             self._hand_on(task, self._prepare_window, task, outcome, pixels, start)
 
     def _prepare_window(self, task: _Task, outcome: Outcome, pixels: WindowPixels, start: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pipeline.keys import locate
 from pipeline.objects import Denied, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
@@ -68,6 +69,27 @@ class Inputs:
         info = store.head(key)
         _check_etag(ref, info)
         return info.size
+
+    def as_they_are(self, refs: Sequence[ImageRef]) -> list[ImageRef]:
+        """The same inputs with the etags that their files have now, each file asked for once.
+
+        So all windows of a raster are read from one version of it. What cannot be had is left as it is, to be
+        refused when it is read. Raises Unavailable when a store serves nobody.
+        """
+        etags: dict[tuple[int, str], str | None] = {}
+        for ref in refs:
+            if (ref.source, ref.uri) not in etags:
+                etags[ref.source, ref.uri] = self._etag(ref)
+        return [replace(ref, etag=etags[ref.source, ref.uri]) for ref in refs]
+
+    def _etag(self, ref: ImageRef) -> str | None:
+        store, key = self.find(ref)
+        try:
+            return store.head(key).etag
+        except Unavailable:
+            raise
+        except StoreError:
+            return ref.etag
 
     def beginning(self, ref: ImageRef, length: int = HEADER_BYTES) -> bytes:
         """Read the first bytes of an image's file; raises as `fetch` does."""

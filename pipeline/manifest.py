@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,17 @@ from pipeline.entries import Tally
 from pipeline.inputrows import InputRows, demand
 from pipeline.known import Known
 from pipeline.objects import NotFound
-from pipeline.plan import Plan, PlanError, PlanFile, load_plan, load_plans, plan_bytes, plan_key, read_shard
+from pipeline.plan import (
+    Plan,
+    PlanError,
+    PlanFile,
+    load_plan,
+    load_plans,
+    plan_bytes,
+    plan_key,
+    read_shard,
+    untold,
+)
 from pipeline.sampling import Sample
 from pipeline.shardfiles import ShardFiles
 from pipeline.sources import InputError, InputSource
@@ -99,9 +108,7 @@ def extend(
     found = Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
     if not plan.images:
         return None, found
-    # Each listing meets all that is left out: what earlier ones have told of is not told of again.
-    told: Counter[str] = sum((Counter(earlier.skipped) for earlier in plans), Counter())
-    return _settle(replace(plan, skipped=dict(Counter(plan.skipped) - told)), output), found
+    return _settle(replace(plan, skipped=untold(plan.skipped, plans)), output), found
 
 
 def _settle(plan: Plan, output: Store) -> Plan:

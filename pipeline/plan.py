@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -135,6 +136,15 @@ def load_plans(output: Store, first: int = 0) -> list[Plan]:
 def window_plans(plans: Sequence[Plan]) -> list[Plan]:
     """Of a tiled job's plans those of its first stage, its windows; none of another job."""
     return [plan.windows for plan in plans if plan.windows is not None]
+
+
+def untold(skipped: Mapping[str, int], earlier: Sequence[Plan]) -> dict[str, int]:
+    """What a later generation's listing left out, without what earlier ones have told of.
+
+    Each listing meets all of it again.
+    """
+    told: Counter[str] = sum((Counter(plan.skipped) for plan in earlier), Counter())
+    return dict(Counter(skipped) - told)
 
 
 class Plans:

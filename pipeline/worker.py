@@ -58,8 +58,9 @@ class Worker:
         self._inference = Inference(
             lambda batch: self._model.predict_prepared(batch, detect), threads=settings.cpus
         )
+        self._inputs = Inputs(settings.sources)
         self._feeder = Feeder(
-            Inputs(settings.sources),
+            self._inputs,
             preparing(self._model, settings),
             settings.limits,
             images=settings.prefetch_images,
@@ -94,6 +95,8 @@ class Worker:
                 self._ledger.publish(redo.base)
                 return result_of(redo.base, "", clock.work(self.id))
             refs = redo.inputs(refs)
+            if self.settings.tiling is not None:
+                refs = self._inputs.as_they_are(refs)
         attempt = self._ledger.begin(shard, self.id)
         with self._progress.shard(shard, len(refs), clock):
             try:

@@ -1,8 +1,9 @@
 """Images that kill whoever decodes them, or shows them to the model: planted, but dying for real.
 
 `plant` writes a `sitecustomize.py`; every Python that finds its folder on the path, a worker or the process
-that decodes for it, then has a reader of PNG that does what the file's own text says, and a model that does
-not stand images of one size. Without the plant those files are corrupt, and that size is like any other.
+that decodes for it, then has a reader of PNG that does what the file's own text says, a reader of rasters
+that does not stand windows whose first pixel has one colour, and a model that does not stand images of one
+size. Without the plant those files are corrupt, and that colour and that size are like any other.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from tests.tiny import encoded, picture
 DEADLY_SIZE = (40, 104)
 """(height, width) of the image that ends the process of the model."""
 
+DEADLY_PIXEL = (13, 37, 211)
+"""Colour of a window's first pixel that ends the process which reads it."""
+
 _SITE = '''
 import importlib.util
 import sys
 
 READER = "pipeline.decode"
+WINDOWS = "pipeline.tiled.pixels"
 MODEL = "condinst.model"
 NOTES = "pipeline.poison"
 
@@ -73,6 +78,18 @@ def plant_reader(module):
     module._READERS["PNG"] = read
 
 
+def plant_windows(module):
+    window_pixels = module.window_pixels
+
+    def read(raster, frozen, window):
+        found = window_pixels(raster, frozen, window)
+        if (found.rgb[0, 0] == DEADLY_PIXEL).all():
+            die_of(b"segv")
+        return found
+
+    module.window_pixels = read
+
+
 def plant_model(module):
     predict = module.CondInst.predict_prepared
 
@@ -88,14 +105,16 @@ def hurry(module):
     module.STIR = 1.0  # there is no other driver whose attempts might be alive
 
 
-PLANTS = {READER: plant_reader, MODEL: plant_model, NOTES: hurry}
+PLANTS = {READER: plant_reader, WINDOWS: plant_windows, MODEL: plant_model, NOTES: hurry}
 sys.meta_path.insert(0, Planter())
 '''
 
 
 def plant(folder: Path) -> Path:
     """Write the plant; returns the folder, which is to be put on the path."""
-    (folder / "sitecustomize.py").write_text(f"DEADLY_SIZE = {DEADLY_SIZE}\n{_SITE}")
+    (folder / "sitecustomize.py").write_text(
+        f"DEADLY_SIZE = {DEADLY_SIZE}\nDEADLY_PIXEL = {DEADLY_PIXEL}\n{_SITE}"
+    )
     return folder
 
 

@@ -27,14 +27,15 @@ class Windows:
 
     `rects` (k, 4): left, top, right, bottom. `raster` (k,): which raster each is of. `interior` (k, 4):
     whether another window goes on beyond that side, so that an instance there may be cut. `rank` (k,): the
-    place of each in an order that does not depend on theirs. `bounds`, `neighbours`: those that share a pixel
-    with window i are `neighbours[bounds[i]:bounds[i + 1]]`.
+    place of each in an order that does not depend on theirs. `full` (k,): whether all their pixels hold data.
+    `bounds`, `neighbours`: those that share a pixel with window i are `neighbours[bounds[i]:bounds[i + 1]]`.
     """
 
     rects: Rects
     raster: Ints
     interior: Mask
     rank: Ints
+    full: Mask
     bounds: Ints
     neighbours: Ints
 
@@ -42,11 +43,14 @@ class Windows:
         return len(self.rects)
 
     @staticmethod
-    def of(windows: Sequence[Window], rasters: Sequence[int] | None = None) -> Windows:
+    def of(
+        windows: Sequence[Window], rasters: Sequence[int] | None = None, full: Sequence[bool] | None = None
+    ) -> Windows:
         """The windows that were segmented, of one raster or of several on one grid of pixels.
 
-        `rasters` numbers the raster of each. Windows that failed must not be among them: what a window that
-        saw a place did not find there is taken to be nothing. ValueError for a window that comes twice.
+        `rasters` numbers the raster of each; `full` says of each whether all of it is data, None that they
+        are. Windows that failed must not be among them: what a window that saw a place did not find there is
+        taken to be nothing. ValueError for a window that comes twice.
         """
         rects = np.array([[w.x, w.y, w.x + w.width, w.y + w.height] for w in windows], np.int64).reshape(
             -1, 4
@@ -68,7 +72,8 @@ class Windows:
         shared = _share_pixels(rects[one], rects[other])
         one, other = one[shared], other[shared]
         bounds = np.append(0, np.cumsum(np.bincount(one, minlength=len(rects))))
-        return Windows(rects, raster, interior, rank, bounds, other)
+        data = np.ones(len(rects), bool) if full is None else np.array(full, bool)
+        return Windows(rects, raster, interior, rank, data, bounds, other)
 
     def distances(self, rects: Rects, window: Ints) -> Ints:
         """(n, 4) pixels between each rectangle and the interior borders of its window, the nearest first.

@@ -42,7 +42,9 @@ def resolve(fragments: Fragments, pairs: Pairs, windows: Windows, rules: Rules) 
     groups = group(fragments.window, mutual(pairs, fragments.window, rules))
     whole = _whole(windows.rects[fragments.window], rects, away, groups, rules.border)
     best = _farthest_inside(groups.label, away, ~whole)
-    kept = _confirmed(fragments.window, windows, groups, rects, best, whole[best])
+    place = np.where(whole[best][:, None], rects[best], groups.extents(rects))
+    seen = _Seen(place, fragments.window[best], away[best])
+    kept = _confirmed(seen, fragments.window, windows, groups, rules.border)
     kept &= ~_covered(fragments.window, windows, groups, rects, away, pairs, rules.containment)
     cut = kept & ~whole[best]
     members = np.flatnonzero(cut[groups.label])
@@ -99,19 +101,30 @@ def _farthest_inside(label: Ints, away: Ints, last: Mask) -> Ints:
     return best
 
 
-def _confirmed(window: Ints, windows: Windows, groups: Groups, rects: Rects, best: Ints, whole: Mask) -> Mask:
-    """(g,) whether no window of the same raster saw the place of a group farther inside and found nothing.
+@dataclass(frozen=True)
+class _Seen:
+    """Where each of g groups lies, and the window that sees it best."""
+
+    place: Rects
+    window: Ints
+    away: Ints
+    """(g, 4) how far inside that window its best fragment lies (`Windows.distances`)."""
+
+
+def _confirmed(seen: _Seen, window: Ints, windows: Windows, groups: Groups, border: int) -> Mask:
+    """(g,) whether no window that may overrule a group's saw its place farther inside and found nothing.
 
     A stray at its window's border, of which a neighbour that sees more around it knows nothing, is dropped.
+    Windows of one raster overrule each other: they show the same. Those of another raster may show another
+    day, so they overrule only what is cut by their own one's border, and only where they surely hold data.
     """
-    place = np.where(whole[:, None], rects[best], groups.extents(rects))
-    which, other = touching(place, windows.rects)
-    same = windows.raster[other] == windows.raster[window[best[which]]]
-    same &= ~np.isin(which * len(windows) + other, groups.label * len(windows) + window)
-    which, other = which[same], other[same]
-    theirs = windows.distances(place[which], other)
-    ours = windows.distances(rects[best[which]], window[best[which]])
-    better = (theirs[:, 0] >= 0) & _greater(theirs, ours)
+    which, other = touching(seen.place, windows.rects)
+    same = windows.raster[other] == windows.raster[seen.window[which]]
+    may = same | (windows.full[other] & (seen.away[which, 0] < border))
+    may &= ~np.isin(which * len(windows) + other, groups.label * len(windows) + window)
+    which, other = which[may], other[may]
+    theirs = windows.distances(seen.place[which], other)
+    better = (theirs[:, 0] >= 0) & _greater(theirs, seen.away[which])
     kept = np.ones(groups.count, bool)
     kept[which[better]] = False
     return kept

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.geo.bands import to_rgb
 from pipeline.geo.reader import Raster
+from pipeline.geo.views import view_georef
 from pipeline.pixels import Rgb
 from pipeline.records import InputRejected, Status, Window
 from pipeline.tiled.frozen import FrozenRaster
@@ -24,10 +25,32 @@ class WindowPixels:
 
 
 def window_pixels(raster: Raster, frozen: FrozenRaster, window: Window) -> WindowPixels:
-    """Read a window as the plan says. Raises InputRejected, `nodata` where nothing in it is data."""
+    """Read a window as the plan says.
+
+    Raises InputRejected: `nodata` where nothing in it is data, `missing` where the raster is not laid out as
+    it was when it was planned (a retry takes one that was mended since).
+    """
+    _demand_layout(raster, frozen)
     colours = frozen.colours
     pixels = raster.read(colours.bands, window, frozen.view)
     if not pixels.valid.any():
         raise InputRejected(Status.NODATA, "nothing but nodata")
     rgb = to_rgb(pixels, colours, raster.palette(colours.bands[0]))
     return WindowPixels(rgb, None if pixels.valid.all() else pixels.valid)
+
+
+def _demand_layout(raster: Raster, frozen: FrozenRaster) -> None:
+    header, view = raster.header, frozen.view
+    size = (header.width, header.height) if view.level is None else raster.level_size(view.level)
+    georef = view_georef(raster, view)
+    if size != (view.level_width, view.level_height):
+        other = f"{size[0]}x{size[1]} pixels, were {view.level_width}x{view.level_height}"
+    elif (None if georef is None else georef.transform) != frozen.transform:
+        other = "it lies elsewhere on the map"
+    elif max(frozen.bands) > len(header.dtypes):
+        other = f"{len(header.dtypes)} bands, of which number {max(frozen.bands)} was read"
+    else:
+        return
+    raise InputRejected(
+        Status.MISSING, f"changed since the plan ({other}); segment the new file with another output"
+    )

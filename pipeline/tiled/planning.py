@@ -22,7 +22,7 @@ from pipeline.inputrows import InputRows, demand
 from pipeline.known import Known
 from pipeline.manifest import Scan
 from pipeline.objects import NotFound
-from pipeline.plan import Plan, load_plan, plan_bytes, plan_key
+from pipeline.plan import Plan, load_plan, plan_bytes, plan_key, untold
 from pipeline.records import ImageRef, InputRejected, Status
 from pipeline.settings import windows_uri
 from pipeline.shardfiles import ShardFiles
@@ -89,7 +89,7 @@ def extend_tiled(
     assert plans[-1].windows is not None
     size, crs = plans[-1].windows.shard_size, next((plan.crs for plan in plans if plan.crs), "")
     freezing = _Freezing(sources, output, size, len(plans), replace(tiling, crs=crs or tiling.crs), known)
-    plan = freezing.plan()
+    plan = freezing.plan(plans)
     if plan is not None:
         install_windows(output, plan)
     return plan, freezing.found
@@ -135,14 +135,14 @@ class _Freezing:
         tally = self._tally
         return Scan(tally.images, tally.bytes, dict(tally.skipped), tally.known, tally.changed)
 
-    def plan(self) -> Plan | None:
+    def plan(self, earlier: Sequence[Plan] = ()) -> Plan | None:
         """The plan of the generation, or the one that was there first; None where nothing is new."""
         try:
             self._write()
             if not self._tally.images:
                 self._take_back()
                 return None
-            plan = self._record()
+            plan = self._record(earlier)
             if self._output.create(plan_key(self._generation), plan_bytes(plan)):
                 return plan
         except BaseException:
@@ -271,7 +271,7 @@ class _Freezing:
             return SEVERAL
         return next(iter(self._systems), "")
 
-    def _record(self) -> Plan:
+    def _record(self, earlier: Sequence[Plan]) -> Plan:
         extra = self._rows.extra
         return Plan(
             generation=self._generation,
@@ -281,7 +281,7 @@ class _Freezing:
             shard_size=max(self._sizes),
             shards=len(self._sizes),
             bytes=self._tally.bytes,
-            skipped=dict(self._tally.skipped),
+            skipped=untold(self._tally.skipped, earlier),
             extra_schema=base64.b64encode(extra.serialize()).decode() if len(extra) else "",
             sizes=tuple(self._sizes),
             crs=self._crs() if self._systems else "",

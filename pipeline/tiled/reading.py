@@ -21,6 +21,8 @@ from pipeline.tiled.pixels import WindowPixels, window_pixels
 
 PHOTOGRAPHS = 2
 """Decoded photographs kept for their next windows: a shard goes through them one after another."""
+GAP = 8
+"""Side in pixels of a square of nodata that counts as a gap."""
 _PAGES = 32 << 20
 Decode = Callable[[bytes], Rgb]
 
@@ -92,6 +94,26 @@ class WindowReader:
             while len(self._photographs) > PHOTOGRAPHS:
                 self._photographs.popitem(last=False)
         return found
+
+
+def lacking_data(ref: ImageRef, pixels: WindowPixels) -> str | None:
+    """In words, how much of what a window has of its raster is nodata, where a thing could hide in it.
+
+    The window's row says so: where it found nothing there may be something all the same. None where all is
+    data, but for specks: pixels that happen to have the nodata value.
+    """
+    assert ref.window is not None
+    assert ref.raster is not None
+    if pixels.valid is None:
+        return None
+    raster = read_frozen(ref.raster)
+    part = inside(ref.window, raster.width, raster.height)
+    nodata = ~pixels.valid[: part.height, : part.width]
+    rows, columns = (side // GAP for side in nodata.shape)
+    blocks = nodata[: rows * GAP, : columns * GAP].reshape(rows, GAP, columns, GAP)
+    if not blocks.all(axis=(1, 3)).any():
+        return None
+    return f"{int(nodata.sum()):,} of its pixels are nodata"
 
 
 class _Photograph:

@@ -14,6 +14,7 @@ from condinst.masks import RleMasks
 from condinst.model import Instances
 from pipeline.geo.aoi import RasterArea
 from pipeline.geo.polygons import on_map
+from pipeline.geo.windows import inside
 from pipeline.records import Window
 from pipeline.stitch import Stitcher, Windows
 from pipeline.stitch.fragments import Fragments, moved, pick
@@ -55,10 +56,14 @@ def offsets(rasters: Sequence[FrozenRaster]) -> list[tuple[int, int]] | None:
 
 def stitch_into(spool: Spool, parts: Sequence[Part], windows: WindowsFound) -> None:
     """Stitch rasters of one grid, and put what is settled into the spool in each raster's own pixels."""
-    places = [(at, window.window) for at, part in enumerate(parts) for window in part.seen if window.done]
-    if not places:
+    seen = [(at, window) for at, part in enumerate(parts) for window in part.seen if window.done]
+    if not seen:
         return
-    grid = Windows.of([_shifted(place, parts[at].offset) for at, place in places], [at for at, _ in places])
+    grid = Windows.of(
+        [_on_grid(window.window, parts[at]) for at, window in seen],
+        [at for at, _ in seen],
+        [window.full for _, window in seen],
+    )
     stitcher = Stitcher(grid)
     number = 0
     for part in parts:
@@ -81,8 +86,10 @@ def _put(spool: Spool, parts: Sequence[Part], grid: Windows, settled: Fragments)
         spool.add(found, np.full(len(found), part.number))
 
 
-def _shifted(window: Window, offset: tuple[int, int]) -> Window:
-    return Window(window.x + offset[0], window.y + offset[1], window.width, window.height)
+def _on_grid(window: Window, part: Part) -> Window:
+    """Where a window lies on the unit's grid; what is padded beyond its raster it did not see."""
+    place = inside(window, part.raster.width, part.raster.height)
+    return Window(place.x + part.offset[0], place.y + part.offset[1], place.width, place.height)
 
 
 def inside_raster(found: Instances, width: int, height: int) -> Instances:

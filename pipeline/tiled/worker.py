@@ -22,8 +22,9 @@ from pipeline.rows import Outcome, count_values, images_table, to_parquet
 from pipeline.schemas import file_metadata
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
+from pipeline.tiled.again import outdated, retried_windows
 from pipeline.tiled.areas import load_areas, on_raster
-from pipeline.tiled.found import Seen, WindowsFound
+from pipeline.tiled.found import Seen, WindowsFound, window_shards
 from pipeline.tiled.frozen import FrozenRaster, read_frozen
 from pipeline.tiled.groups import groups
 from pipeline.tiled.planning import open_windows
@@ -39,8 +40,10 @@ class StitchWorker:
     Raises condinst.WeightsError, ModelChanged or StoreError when the classes or the output cannot be had.
     """
 
-    def __init__(self, settings: SegmentSettings) -> None:
+    def __init__(self, settings: SegmentSettings, again: bool = False) -> None:
+        """With `again` the shards are committed ones, of whose windows some were retried since."""
         self.settings = settings
+        self._again = again
         self.id = new_worker_id()
         self._store = Store.open(settings.output, settings.output_options)
         self._ledger = Ledger(self._store)
@@ -62,16 +65,29 @@ class StitchWorker:
         """
         clock = Clock(shard)
         plan, refs = self._plans.shard(shard)
+        base = self._ledger.read(shard) if self._again else None
+        if base is not None and not self._outdated(base, plan, refs):
+            self._ledger.publish(base)
+            return result_of(base, "", clock.work(self.id))
         attempt = self._ledger.begin(shard, self.id)
         with self._progress.shard(shard, len(refs), clock):
             try:
                 record = self._stitch(plan, shard, attempt, refs, clock)
+                if base is not None:
+                    record = replace(record, revision=base.revision + 1)
             except Exception:
                 self._ledger.abandon(shard, attempt)
                 raise
             with clock.stage("commit"):
                 ruling = self._ledger.commit(record)
         return result_of(ruling, attempt, clock.work(self.id))
+
+    def _outdated(self, base: Commit, plan: Plan, refs: Sequence[ImageRef]) -> bool:
+        assert plan.windows is not None
+        rasters = [read_frozen(ref.raster or "{}") for ref in refs]
+        numbers = {number for raster in rasters for number, _ in window_shards(plan.windows, raster)}
+        names = plan.windows.shard_ids()
+        return outdated(base, retried_windows(self._store), [names[number] for number in numbers])
 
     def _windows_of(self, plan: Plan) -> WindowsFound:
         assert plan.windows is not None
@@ -107,6 +123,9 @@ class StitchWorker:
             bytes=sum(outcome.bytes or 0 for outcome in outcomes),
             committed=time.time(),
             work=clock.work(self.id),
+            windows={
+                name: revision for part in parts for name, revision in windows.revisions(part.raster).items()
+            },
         )
 
     def _parts(self, plan: Plan, refs: Sequence[ImageRef], windows: WindowsFound) -> list[Part]:
@@ -162,7 +181,7 @@ def _written(file: InstancesFile, ref: ImageRef, part: Part, found: Iterator[Ins
         status,
         error=said or placeless,
         bytes=ref.bytes,
-        etag=ref.etag,
+        etag=_as_read(ref, part.seen),
         size=size,
         decode_ms=sum(seen.decode_ms for seen in part.seen),
         infer_ms=sum(seen.infer_ms for seen in part.seen),
@@ -171,6 +190,11 @@ def _written(file: InstancesFile, ref: ImageRef, part: Part, found: Iterator[Ins
         transform=raster.transform,
         streamed=rows,
     )
+
+
+def _as_read(ref: ImageRef, seen: Sequence[Seen]) -> str | None:
+    """The etag it was planned with, or one that a retry of windows met since."""
+    return next((window.etag for window in seen if window.etag not in (None, ref.etag)), ref.etag)
 
 
 def _judged(seen: Sequence[Seen], instances: int) -> tuple[Status, str | None]:

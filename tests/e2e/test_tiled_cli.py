@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -40,8 +41,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_tiled_job_from_plan_to_seams(place: Path) -> None:
-    planned = condinst("plan", "tiled.yaml", cwd=place)
+    planned = condinst("plan", "tiled.yaml", "--check", cwd=place)
     assert "9 of 512x512 pixels" in planned
+    assert "checked: the model opens" in planned
+    tried = re.findall(r"checked: ortho.tif:\d+,\d+: ([\d,]+) instances", planned)
+    assert len(tried) == 9
+    assert any(count != "0" for count in tried)
     assert "EPSG:32635" in planned
     condinst("try", "tiled.yaml", "--images", 2, cwd=place)
     assert len(list((place / "try" / "ortho").rglob("*.jpg"))) >= 2

@@ -263,14 +263,18 @@ def test_windows_must_come_once_and_all():
         Windows.of([Window(0, 0, 10, 10), Window(0, 0, 10, 10)])
 
 
-def test_rasters_on_one_grid_are_stitched_together_but_do_not_overrule_each_other():
+def test_rasters_on_one_grid_are_stitched_together_and_overrule_only_what_is_cut():
     tiles = [Window(0, 0, 120, SIDE), Window(80, 0, 120, SIDE)]
     windows = Windows.of(tiles, rasters=[0, 1])
     left, right = views(box(40, 50, 160, 70))
     assert len(stitch(windows, [(0, left), (1, right)])) == 1
-    stray, _ = views(box(100, 50, 120, 70))
-    result = stitch(windows, [(0, stray), (1, concatenated([]))])
-    assert windows.raster[result.window].tolist() == [0]
+    nothing = concatenated([])
+    inside, _ = views(box(90, 50, 110, 70))
+    assert len(stitch(windows, [(0, inside), (1, nothing)])) == 1, "seen whole: the other shows another day"
+    cut, _ = views(box(100, 50, 120, 70))
+    assert len(stitch(windows, [(0, cut), (1, nothing)])) == 0
+    partly = Windows.of(tiles, rasters=[0, 1], full=[True, False])
+    assert len(stitch(partly, [(0, cut), (1, nothing)])) == 1, "the other may be nodata there"
 
 
 @pytest.mark.parametrize("side", [500])

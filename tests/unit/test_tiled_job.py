@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +21,10 @@ from pipeline.engine import attempt, worker_of
 from pipeline.export.places import write_places
 from pipeline.export.selection import Selection
 from pipeline.manifest import InputSource
+from pipeline.storage import Store
 from pipeline.tiled.settings import Tiling
 from pipeline.verify import Outcome, verify
+from tests.bench.mosaic import quarters, segmented
 from tests.rasters import UTM, terrain, write_raster
 from tests.tiled import TiledJob, tiled_job
 from tests.tiny import encoded, picture, tiny_weights
@@ -126,9 +127,28 @@ def test_windows_of_nothing_but_nodata_are_counted_and_not_looked_at(tiny: Path,
     windows = tables.open(job.windows.uri).images().to_pylist()
     assert [row["status"] for row in windows][1:] == ["nodata"] * 4
     assert all(row["infer_ms"] is None for row in windows[1:])
+    assert windows[0]["error"] is None
     statuses = {row["image_id"]: row["status"] for row in job.run.images().to_pylist()}
     assert statuses["none.tif"] == "nodata"
     assert statuses["half.tif"] in ("ok", "empty")
+
+
+def test_a_window_says_how_much_of_it_is_nodata_but_for_specks(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    collar, specks = terrain(3, 96, 96), terrain(3, 96, 96)
+    collar[:, :, :20] = 0
+    specks[:, ::7, ::5] = 0
+    write_raster(folder / "collar.tif", collar, nodata=0)
+    write_raster(folder / "specks.tif", specks, nodata=0)
+    job = tiled_job(folder, tmp_path / "out", tiny, tiling=Tiling(size=128, overlap=0))
+    job.do()
+    first, second = tables.open(job.windows.uri).images().to_pylist()
+    assert first["error"] == "1,920 of its pixels are nodata", (
+        "what is padded beyond the raster does not count"
+    )
+    assert second["error"] is None
+    assert job.run.images()["error"].null_count == 2
 
 
 def test_a_photograph_is_cut_too_and_has_no_place(tiny: Path, tmp_path: Path) -> None:
@@ -207,34 +227,29 @@ def test_nothing_is_stitched_before_its_windows_are_committed(
     assert not list(job.store.list("_attempts/"))
 
 
-def quarters(image: Any, folder: Path, overlap: int) -> None:
-    """An image as four GeoTIFFs that overlap."""
-    height, width = image.shape[1:]
-    for number, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        top, left = row * (height // 2 - overlap // 2), column * (width // 2 - overlap // 2)
-        part = image[:, top : top + height // 2 + overlap // 2, left : left + width // 2 + overlap // 2]
-        place = from_origin(386_200.0 + left * 0.05, 6_471_800.0 - top * 0.05, 0.05, 0.05)
-        write_raster(folder / f"{number}.tif", part, transform=place)
+def test_rasters_that_overlap_give_what_the_single_raster_gives_when_asked(tmp_path: Path) -> None:
+    """Of a scene on which what the parts' rims cut would make 15 in a hundred more."""
+    mosaic = segmented(tmp_path, 12, 640, 96, Tiling(size=256, overlap=64, across_rasters=True))
+    assert len(mosaic.whole) > 70
+    assert len(mosaic.parts) == pytest.approx(len(mosaic.whole), rel=0.01)
+    sides = mosaic.compared
+    assert sides.tiled.instances == pytest.approx(sides.reference.instances, rel=0.01)
+    assert sides.tiled.alone_elsewhere == sides.reference.alone_elsewhere == 0
+    assert verify(Store.open(str(tmp_path / "out-parts")), full=True).outcome is Outcome.GOOD
 
 
-def test_rasters_that_overlap_give_each_thing_one_row_when_asked(tmp_path: Path) -> None:
-    image = np.ascontiguousarray(render(11, 768, 768).image.transpose(2, 0, 1))
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    whole.mkdir()
-    parts.mkdir()
-    write_raster(whole / "ortho.tif", image)
-    quarters(image, parts, 160)
-    found = {}
-    for name, folder, across in (
-        ("whole", whole, False), ("doubled", parts, False), ("once", parts, True)
-    ):  # fmt: skip
-        tiling = Tiling(size=256, overlap=96, across_rasters=across)
-        job = tiled_job(folder, tmp_path / f"out-{name}", tiling=tiling)
+def test_rasters_that_overlap_double_what_lies_in_both_unless_asked(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    image = np.ascontiguousarray(render(3, 320, 320).image.transpose(2, 0, 1))
+    quarters(image, folder, 160)
+    rows = []
+    for across in (False, True):
+        tiling = Tiling(size=256, overlap=64, across_rasters=across)
+        job = tiled_job(folder, tmp_path / f"out-{across}", tiling=tiling)
         job.do()
-        assert verify(job.store, full=True).outcome is Outcome.GOOD
-        found[name] = job.run.instances().num_rows
-    assert found["doubled"] > 1.1 * found["whole"]
-    assert found["once"] == pytest.approx(found["whole"], rel=0.03)
+        rows.append(job.run.instances().num_rows)
+    assert rows[0] > 1.3 * rows[1] > 0
 
 
 def test_an_area_of_interest_keeps_what_lies_in_it(scene: Path, tiny: Path, tmp_path: Path) -> None:

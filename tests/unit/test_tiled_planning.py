@@ -15,6 +15,7 @@ from rasterio.transform import from_origin
 
 from pipeline.decode import DecodeLimits
 from pipeline.geo.ranges import Pages, Ranged
+from pipeline.known import Known
 from pipeline.manifest import InputError, InputSource, Plan, load_plans, read_shard
 from pipeline.records import ImageRef, Status, Window
 from pipeline.storage import Store, StoreError
@@ -23,7 +24,7 @@ from pipeline.tiled.frozen import FrozenRaster, read_frozen
 from pipeline.tiled.groups import groups
 from pipeline.tiled.inspect import look_at
 from pipeline.tiled.pixels import window_pixels
-from pipeline.tiled.planning import freeze_tiled, open_windows
+from pipeline.tiled.planning import extend_tiled, freeze_tiled, open_windows
 from pipeline.tiled.settings import Tiling
 from tests.rasters import NORTH_UP, UTM, opened, terrain, write_raster
 from tests.tiny import encoded, picture
@@ -215,3 +216,22 @@ def test_a_raster_that_its_store_does_not_give_is_no_death(tmp_path: Path) -> No
     path.unlink()
     with closing(RasterChildren(DecodeLimits())) as children, pytest.raises(StoreError):
         children.inspect(data, TILING)
+
+
+def test_later_generations_count_each_skipped_input_once(tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    (folder / "notes").mkdir(parents=True)
+    write_raster(folder / "a.tif", terrain(3, 64, 64))
+    (folder / "notes" / "1.txt").write_text("no raster")
+    source, store = InputSource(str(folder), include=("*.tif",), new=True), Store.open(str(output))
+    plans = [freeze_tiled((source,), store, 5, 0, TILING)]
+    for name, more in (("b.tif", 0), ("c.tif", 1)):
+        write_raster(folder / name, terrain(3, 64, 64))
+        for number in range(more):
+            (folder / "notes" / f"{name}{number}.txt").write_text("no raster either")
+        grown, found = extend_tiled((source,), store, plans, Known.of(store, plans), TILING)
+        assert grown is not None
+        assert (grown.images, found.images, found.known) == (1, 1, len(plans))
+        assert grown.skipped == ({"not_included": more} if more else {})
+        plans.append(grown)
+    assert sum(plan.skipped.get("not_included", 0) for plan in plans) == 2
