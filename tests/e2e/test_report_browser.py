@@ -21,6 +21,9 @@ from tests.command import condinst
 from tests.viewing import HOSTILE, real_images, segment
 
 
+pytestmark = pytest.mark.timeout(900)  # a browser on a busy machine
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tables.Run:
     folder = tmp_path_factory.mktemp("told")

@@ -29,6 +29,7 @@ from pipeline.storage import StoreOptions
 from tests.browser import DESK, PHONE, barriers, chromium, dress, errors, screenshot, until
 from tests.viewing import HOSTILE, georeferenced, real_images, segment
 
+pytestmark = pytest.mark.timeout(900)  # a browser on a busy machine
 CONDINST = Path(sys.executable).parent / "condinst"
 READ = """
 const done = arguments[arguments.length - 1];
