@@ -20,7 +20,6 @@ from tests.browser import DESK, PHONE, barriers, chromium, dress, errors, screen
 from tests.command import condinst
 from tests.viewing import HOSTILE, real_images, segment
 
-
 pytestmark = pytest.mark.timeout(900)  # a browser on a busy machine
 
 
