@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import ValidationError
 
+from jobs.viewer.filters import Filter
 from jobs.viewer.guard import guard
-from jobs.viewer.index import Filter, Index
+from jobs.viewer.index import Index
 from jobs.viewer.view import View
 from pipeline.records import Window
 

@@ -20,6 +20,8 @@ from tests.browser import DESK, PHONE, barriers, chromium, dress, errors, screen
 from tests.command import condinst
 from tests.viewing import HOSTILE, real_images, segment
 
+pytestmark = pytest.mark.timeout(900)  # a browser on a busy machine
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tables.Run:

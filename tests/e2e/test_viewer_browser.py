@@ -20,11 +20,16 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from jobs.filter import filter_output
 from pipeline import tables
+from pipeline.export.selection import Selection
+from pipeline.storage import StoreOptions
 from tests.browser import DESK, PHONE, barriers, chromium, dress, errors, screenshot, until
 from tests.viewing import HOSTILE, georeferenced, real_images, segment
 
+pytestmark = pytest.mark.timeout(900)  # a browser on a busy machine
 CONDINST = Path(sys.executable).parent / "condinst"
 READ = """
 const done = arguments[arguments.length - 1];
@@ -84,11 +89,10 @@ class Seen:
         return self.page.find_element("css selector", selector)
 
     def no(self, image_id: str) -> int:
-        with urllib.request.urlopen(
-            f"{self.url}api/runs/0/find?{urlencode({'image_id': image_id})}"
-        ) as found:
-            number: int = json.load(found)["no"]
-        return number
+        """Its number, as soon as the index has it."""
+        address = f"{self.url}api/runs/0/find?{urlencode({'image_id': image_id})}"
+        found: int = self.wait(lambda: [json.load(urllib.request.urlopen(address))["no"]])[0]
+        return found
 
 
 @contextmanager
@@ -118,8 +122,9 @@ def real(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tables.Run
 
 @pytest.fixture(scope="module")
 def stricter(real: tables.Run) -> tables.Run:
-    inputs = Path(real.store.uri).parent / "photographs"
-    return segment(inputs, str(inputs.parent / "surer"), score=0.3)
+    surer = str(Path(real.store.uri).parent / "surer")
+    filter_output(real.store.uri, surer, Selection(min_score=0.3), StoreOptions(), Console(quiet=True))
+    return tables.open(surer)
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +147,10 @@ def seen(browser: Any, address: str) -> Seen:
 
 
 @pytest.fixture(autouse=True)
-def no_errors(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_errors(browser: Any) -> Iterator[None]:
     """After each test the console has been told of no error."""
     yield
-    if "seen" in request.fixturenames:
-        assert errors(request.getfixturevalue("seen").page) == []
+    assert errors(browser) == []
 
 
 def densest(run: tables.Run) -> str:

@@ -20,7 +20,8 @@ from PIL import Image
 
 from condinst import rle
 from jobs.viewer import shelf
-from jobs.viewer.index import Filter, Index
+from jobs.viewer.filters import Filter
+from jobs.viewer.index import Index
 from pipeline import tables
 from pipeline.commit import commit_key
 from pipeline.schemas import TABLES
