@@ -182,7 +182,7 @@ def _bare(error: BaseException) -> BaseException:
 
 
 def _guilt(error: BaseException) -> int:
-    """0 for what this project raises, then a death, then the rest; last what a lost companion makes one say."""
+    """0 for what this project raises, then a death, then the rest; last, a lost companion."""
     from ray.exceptions import RayActorError
 
     if type(error).__module__.split(".")[0] in _OURS:

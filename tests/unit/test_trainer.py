@@ -33,9 +33,8 @@ class Failed(Exception):
 
 
 LOST = Raised(RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]:1"))
-DEAD = Unhealthy(
-    RayActorError(error_msg="The actor died.\nWorker exit type: SYSTEM_ERROR. It was killed by SIGKILL.")
-)
+KILLED = "The actor died.\nWorker exit type: SYSTEM_ERROR. It was killed by SIGKILL."
+DEAD = Unhealthy(RayActorError(error_msg=KILLED))
 OWN = Raised(SampleError("photos/1.jpg: there is no such image"))
 
 
