@@ -134,7 +134,7 @@ class TrainModelSection(Section):
         if self.weights is not None and own:
             raise ValueError(f"{', '.join(own)} cannot be chosen: the network is that of `weights`")
         if self.weights is not None and self.backbone_weights is not None:
-            raise ValueError("weights and backbone_weights exclude each other")
+            raise ValueError("give weights or backbone_weights, not both")
         return self
 
     def stated(self) -> dict[str, object]:
