@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from pipeline.objects import Data
 from pipeline.schemas import TABLES
 
 RECORD_VERSION = 1
@@ -22,7 +23,7 @@ class TableFile:
     sha256: str
 
     @classmethod
-    def of(cls, data: bytes, rows: int) -> TableFile:
+    def of(cls, data: Data, rows: int) -> TableFile:
         """Describe the file that has these bytes."""
         return cls(rows=rows, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 

@@ -33,6 +33,7 @@ from pipeline.commit import (
     started_key,
 )
 from pipeline.folding import FOLD, Folded, fold
+from pipeline.objects import Data
 from pipeline.plan import Plan
 from pipeline.schemas import TABLES
 from pipeline.steps import Step, reached
@@ -177,7 +178,7 @@ class Ledger:
         self.store.put(started_key(shard, attempt), json.dumps(note).encode())
         return attempt
 
-    def write(self, shard: str, attempt: str, files: Mapping[str, bytes]) -> None:
+    def write(self, shard: str, attempt: str, files: Mapping[str, Data]) -> None:
         """Put an attempt's own files, a file a table."""
         for table, step in zip(TABLES, WRITTEN, strict=True):
             self.store.put(attempt_key(shard, attempt, table), files[table])

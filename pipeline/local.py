@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.keys import printable
-from pipeline.objects import Check, Denied, NotFound, ObjectInfo, StoreError, Unavailable
+from pipeline.objects import Check, Data, Denied, NotFound, ObjectInfo, StoreError, Unavailable
 
 TEMPORARY = re.compile(rb"\.tmp-[0-9a-f]{16}")
 """A file being written. Not an object yet, so no listing shows it."""
@@ -61,7 +61,7 @@ class LocalBackend:
             raise NotFound(f"{self._path(key)} is not a file")
         return _info(key, found)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Data) -> None:
         """Write a file, replacing what is there in one step."""
         self._write(key, lambda temporary: _fill(temporary, [data]), _replace)
 
@@ -239,7 +239,7 @@ def _info(key: str, found: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}")
 
 
-def _fill(temporary: str, chunks: Iterable[bytes]) -> None:
+def _fill(temporary: str, chunks: Iterable[Data]) -> None:
     with open(temporary, "xb") as file:
         file.writelines(chunks)
         _flush(file)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from mmap import mmap
+
+Data = bytes | mmap
+"""What an object is written from: a large one lies in a file of its writer's."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from pipeline.credentials import S3Access
 from pipeline.faults import ERRORS, PASSING, AlreadyThere, Conflict, Refused, Unreachable, explain
 from pipeline.keys import checked_endpoint
-from pipeline.objects import Check, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
+from pipeline.objects import Check, Data, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
 from pipeline.pace import pace_of
 from pipeline.patience import PATIENT, QUICK
 
@@ -75,7 +75,7 @@ class RemoteBackend:
         """Describe an object without reading it."""
         return self._call(key, lambda: _info(obstore.head(self._once, key), key))
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Data) -> None:
         """Write an object, replacing what is there in one step."""
         if len(data) <= _PART:
             self._call(key, lambda: obstore.put(self._once, key, data, use_multipart=False))

@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 from pipeline.keys import Location, addressable, locate, printable, under
 from pipeline.local import LocalBackend
-from pipeline.objects import Check, Denied, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
+from pipeline.objects import Check, Data, Denied, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
 
 __all__ = [
     "Denied",
@@ -31,7 +31,7 @@ class Backend(Protocol):
     def get(self, key: str, check: Check | None) -> tuple[bytes, ObjectInfo]: ...
     def get_range(self, key: str, start: int, length: int) -> bytes: ...
     def head(self, key: str) -> ObjectInfo: ...
-    def put(self, key: str, data: bytes) -> None: ...
+    def put(self, key: str, data: Data) -> None: ...
     def put_chunks(self, key: str, chunks: Iterator[bytes]) -> None: ...
     def create(self, key: str, data: bytes) -> bool: ...
     def list(self, prefix: str) -> Iterator[ObjectInfo]: ...
@@ -110,7 +110,7 @@ class Store:
         """Open an object for seeking and reading, a range request a read; `size` saves asking for it."""
         return ObjectReader(self, key, self.head(key).size if size is None else size)  # type: ignore[return-value]
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Data) -> None:
         """Write an object, replacing what is there: readers see the old one or the new one, never a part."""
         self._backend.put(self._full(key), data)
 

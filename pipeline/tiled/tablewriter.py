@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from mmap import ACCESS_READ, mmap
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ _DICTIONARY = ["image_id", "category"]
 
 
 class InstancesFile:
-    """One Parquet file, in memory in its compressed form alone. Equal rows give equal bytes."""
+    """One Parquet file, on the local disk until it is stored. Equal rows give equal bytes."""
 
     def __init__(self, names: Sequence[str], crs: str, said: Mapping[str, str]) -> None:
         """`names` are the model's classes, `crs` that of the geometries (or empty), `said` the footer."""
@@ -30,10 +32,11 @@ class InstancesFile:
         self.classes: Counter[str] = Counter()
         """Rows by class."""
         self._names, self._crs = names, crs
-        self._sink = pa.BufferOutputStream()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close, or with this
         # The geometries' bounds are no part of this: a footer is begun before they are known.
         schema = TILED_INSTANCES_SCHEMA.with_metadata({**said, **(geo_metadata(crs) if crs else {})})
-        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd", use_dictionary=_DICTIONARY)
+        sink = pa.PythonFile(self._file, mode="w")
+        self._writer = pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=_DICTIONARY)
 
     def add(
         self, ref: ImageRef, size: tuple[int, int], found: Instances, first: int, georef: Georef | None
@@ -54,10 +57,12 @@ class InstancesFile:
         self.rows += len(found)
         self.classes.update(count_values(table["category"]))
 
-    def close(self) -> bytes:
-        """End the file and return it."""
+    def close(self) -> mmap:
+        """End the file and return it, mapped: its pages are the kernel's to take away."""
         self._writer.close()
-        data: bytes = self._sink.getvalue().to_pybytes()
+        self._file.flush()
+        data = mmap(self._file.fileno(), 0, access=ACCESS_READ)
+        self._file.close()
         return data
 
     def _placed(self, found: Instances, georef: Georef | None) -> dict[str, pa.Array]:

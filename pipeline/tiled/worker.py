@@ -14,6 +14,7 @@ from condinst.model import Instances
 from pipeline.clock import Clock
 from pipeline.commit import Commit, TableFile
 from pipeline.ledger import Ledger
+from pipeline.objects import Data
 from pipeline.plan import Plan, Plans
 from pipeline.progress import Progress, new_worker_id
 from pipeline.records import ImageRef, Status
@@ -108,7 +109,7 @@ class StitchWorker:
                 outcomes.append(_written(file, ref, part, spool.rows(part.number, left_out)))
                 self._progress.advance(shard, 1)
             images = images_table(outcomes, attempt, plan.extra)
-            files = {"instances": file.close(), "images": to_parquet(images, said)}
+            files: dict[str, Data] = {"instances": file.close(), "images": to_parquet(images, said)}
         with clock.stage("write"):
             self._ledger.write(shard, attempt, files)
         rows = {"instances": file.rows, "images": len(outcomes)}
