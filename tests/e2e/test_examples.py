@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,21 +16,32 @@ from pipeline import tables
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("condinst")
-EXAMPLES = {"mushrooms": "*.jpg", "kernels": "*.jpg", "nuclei": "val/*.jpg", "aerial": "*.jpg"}
-"""What is taken of each set: the nuclei's training part is left out for time."""
+EXAMPLES = ("mushrooms", "kernels", "nuclei", "aerial")
+IMAGES = 6
+"""Taken of each of an example's sources, at even distances."""
+
+
+def some_of(source: Path, target: Path) -> int:
+    """Copy a few of a folder's images, and say how many."""
+    images = sorted(source.rglob("*.jpg"))
+    for path in images[:: max(1, -(-len(images) // IMAGES))]:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    return len(list(target.rglob("*.jpg")))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_gives_a_row_an_image_and_good_masks(name: str, data_dir: Path, tmp_path: Path) -> None:
     text = (ROOT / "examples" / f"{name}.yaml").read_text()
     assert "../shared/data" in text
-    spec = tmp_path / f"{name}.yaml"
-    spec.write_text(
-        text.replace("../shared/data", str(data_dir)).replace('["*.jpg"]', f'["{EXAMPLES[name]}"]')
-    )
-    sources = [Path(source.uri) for source in load(spec).input]
+    given, spec = tmp_path / "given.yaml", tmp_path / f"{name}.yaml"
+    given.write_text(text.replace("../shared/data", str(data_dir)))
+    sources = [Path(source.uri) for source in load(given).input]
     if not all(source.is_dir() for source in sources):
         pytest.skip(f"{sources} are not all there")
+    wanted = sum(some_of(source, tmp_path / "data" / source.relative_to(data_dir)) for source in sources)
+    spec.write_text(text.replace("../shared/data", str(tmp_path / "data")))
     done = subprocess.run(
         [COMMAND, "run", spec, "--local", "--set", "workers.cpus=2"],
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "200"}, timeout=280,
@@ -37,7 +49,7 @@ def test_an_example_gives_a_row_an_image_and_good_masks(name: str, data_dir: Pat
     assert done.returncode == 0, done.stderr
     run = tables.open(str(tmp_path / "work" / name))
     images = run.images(["image_id", "status", "width", "height", "instances"]).to_pylist()
-    assert len(images) == sum(len(list(source.rglob(EXAMPLES[name]))) for source in sources)
+    assert len(images) == wanted > 0
     assert {row["status"] for row in images} <= {"ok", "empty"}
     sizes = {row["image_id"]: (row["height"], row["width"]) for row in images}
     checked = 0
