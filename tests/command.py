@@ -12,7 +12,7 @@ COMMAND = Path(sys.executable).with_name("condinst")
 
 
 def condinst(
-    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 280
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 580
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end; what it prints is 200 columns wide."""
     return subprocess.run(

@@ -90,7 +90,7 @@ def run(
         [COMMAND, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=580,
         env={**os.environ, "COLUMNS": "200", **(env or {})},
         cwd=cwd,
     )

@@ -17,7 +17,7 @@ CONDINST = Path(sys.executable).parent / "condinst"
 
 
 def condinst(*arguments: str) -> str:
-    done = subprocess.run([CONDINST, *arguments], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([CONDINST, *arguments], capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

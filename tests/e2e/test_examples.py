@@ -44,7 +44,7 @@ def test_an_example_gives_a_row_an_image_and_good_masks(name: str, data_dir: Pat
     spec.write_text(text.replace("../shared/data", str(tmp_path / "data")))
     done = subprocess.run(
         [COMMAND, "run", spec, "--local", "--set", "workers.cpus=2"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "200"}, timeout=280,
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "200"}, timeout=580,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     run = tables.open(str(tmp_path / "work" / name))

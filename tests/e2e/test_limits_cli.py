@@ -29,7 +29,7 @@ def spec(tmp_path: Path) -> Path:
 
 
 def condinst(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return command.condinst(*arguments, env=variables, timeout=250)
+    return command.condinst(*arguments, env=variables, timeout=580)
 
 
 def test_a_run_that_takes_too_long_ends_in_good_order_and_tells(spec: Path) -> None:

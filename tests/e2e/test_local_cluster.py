@@ -48,7 +48,7 @@ def cluster() -> Iterator[dict[str, str]]:
     }
     try:
         up = subprocess.run(
-            [SCRIPT, "up", "2"], env=own, capture_output=True, text=True, timeout=280, check=False
+            [SCRIPT, "up", "2"], env=own, capture_output=True, text=True, timeout=580, check=False
         )
         assert up.returncode == 0, up.stderr
         said = subprocess.run([SCRIPT, "env"], env=own, capture_output=True, text=True, check=True).stdout
@@ -94,7 +94,7 @@ def test_a_job_uses_its_nodes(cluster: dict[str, str], tmp_path: Path) -> None:
     assert json.loads(nodes.stdout.splitlines()[-1]) == [1.0, 1.0, 1.0], nodes.stderr
     done = subprocess.run(
         [COMMAND, "run", job(tmp_path, "{count: 2}")],
-        env=cluster, capture_output=True, text=True, timeout=250, check=False,
+        env=cluster, capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert commits(tmp_path) == 32
@@ -117,7 +117,7 @@ def test_a_job_waits_for_nodes_where_it_is_told_that_they_come(
         # What an autoscaler sees, and does.
         wait_for_demand(cluster)
         subprocess.run([SCRIPT, "add"], env={**cluster, "CPUS": "3"}, timeout=100, check=True)
-        _, said = waiting.communicate(timeout=200)
+        _, said = waiting.communicate(timeout=300)
     finally:
         waiting.kill()
     assert waiting.returncode == 0, said

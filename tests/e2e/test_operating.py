@@ -188,7 +188,7 @@ def test_cancel_from_another_process(many: Path) -> None:
     code, out, err = run("cancel", spec, cwd=many)
     assert code == 0, err
     assert "cancel requested" in out
-    out, err = driver.communicate(timeout=200)
+    out, err = driver.communicate(timeout=300)
     assert driver.returncode == 8, out + err
     assert "cancelled on request" in err
     assert "run the same command again" in err
@@ -222,7 +222,7 @@ def test_sigterm_on_ray_commits_what_is_in_work(many: Path) -> None:
     until(lambda: len(list((output / "commits").glob("*"))) >= 3)
     driver.send_signal(signal.SIGTERM)
     begun = {path.parts[-3] for path in output.glob("_attempts/*/*/started")}
-    out, err = driver.communicate(timeout=100)
+    out, err = driver.communicate(timeout=300)
     assert driver.returncode == 143, out + err
     assert "stopped by SIGTERM" in err
     done = {name.removesuffix(".json") for name in commits(output)}

@@ -46,7 +46,7 @@ def confined(arguments: list[str], modules: str) -> subprocess.CompletedProcess[
     python = f"/mnt/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
     return subprocess.run(
         ["unshare", "--mount", "bash", "-c", CONFINE, "confine", python, *arguments],
-        capture_output=True, text=True, env=environment, timeout=280, check=False,
+        capture_output=True, text=True, env=environment, timeout=580, check=False,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from tests.made import made_output
 
 
 def run(*arguments: object, cwd: Path) -> tuple[int, str, str]:
-    done = condinst(*arguments, cwd=cwd, env={"OMP_NUM_THREADS": "1"}, timeout=240)
+    done = condinst(*arguments, cwd=cwd, env={"OMP_NUM_THREADS": "1"}, timeout=580)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr
 

@@ -92,7 +92,7 @@ def test_settings_that_make_no_sense_are_told(place: Path, change: tuple[str, ..
         capture_output=True,
         text=True,
         cwd=place,
-        timeout=120,
+        timeout=580,
     )
     assert done.returncode != 0
     assert why in done.stderr

@@ -19,7 +19,7 @@ from tests.tiny import pictures, tiny_weights
 
 def run(*arguments: object, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `condinst` with these arguments."""
-    done = condinst(*arguments, env=env, timeout=240)
+    done = condinst(*arguments, env=env, timeout=580)
     return done.returncode, done.stdout, done.stderr
 
 

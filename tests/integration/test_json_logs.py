@@ -31,7 +31,7 @@ def test_events_of_a_run(tmp_path: Path) -> None:
 
     def events(*more: str) -> tuple[int, list[dict[str, object]]]:
         done = subprocess.run(
-            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=580
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]

@@ -47,7 +47,7 @@ def test_work_that_does_not_end_is_dropped(number: signal.Signals, times: int, c
         while "stopping within" not in process.stderr.readline():
             pass
         process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == code
     if times == 1:
         assert "stopping within 1 s; once more to stop at once" in err

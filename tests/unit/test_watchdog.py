@@ -24,7 +24,7 @@ def outcome(program: str) -> tuple[int, list[str]]:
         [sys.executable, "-c", SETUP + program],
         capture_output=True,
         cwd=Path(__file__).parents[2],
-        timeout=120,
+        timeout=580,
     )
     return ended.returncode, ended.stderr.decode().strip().splitlines()
 
