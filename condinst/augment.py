@@ -162,10 +162,13 @@ def colour(example: Example, random: Random, strength: float = 0.25) -> Example:
     """Brightness, contrast and each channel's gain changed by up to `strength`."""
     brightness, contrast = random.uniform(1 - strength, 1 + strength, 2)
     gain = random.uniform(1 - strength / 2, 1 + strength / 2, 3)
-    image = example.image.astype(np.float32)
-    mean = image.mean()
-    image = ((image - mean) * contrast + mean) * brightness * gain
-    return replace(example, image=image.clip(0, 255).astype(np.uint8))
+    mean = example.image.mean()
+    # What becomes of each of the 256 levels of a channel, rather than of each pixel.
+    levels = np.arange(256.0)[:, None]
+    table = ((levels - mean) * contrast + mean) * brightness * gain
+    table = table.clip(0, 255).astype(np.uint8)
+    image = np.stack([table[:, channel][example.image[..., channel]] for channel in range(3)], axis=2)
+    return replace(example, image=image)
 
 
 def paste(example: Example, other: Example, chosen: Sequence[int], *, min_pixels: int = 16) -> Example:
@@ -256,13 +259,6 @@ def to_box_target(example: Example) -> Target:
 
 def to_target(example: Example) -> Target:
     """The training target of an example, on its padded size."""
-    height, width = padded_size((example.image.shape[0], example.image.shape[1]))
-    count = len(example.instances)
-    bitmasks = torch.zeros(count, height, width, dtype=torch.bool)
-    boxes = torch.zeros(count, 4)
-    for number, m in enumerate(example.instances):
-        h, w = m.mask.shape
-        bitmasks[number, m.y : m.y + h, m.x : m.x + w] = torch.from_numpy(m.mask.copy())
-        boxes[number] = torch.tensor([m.x, m.y, m.x + w, m.y + h])
+    size = padded_size((example.image.shape[0], example.image.shape[1]))
     classes = torch.tensor([m.category for m in example.instances], dtype=torch.int64)
-    return Target.from_bitmasks(boxes, classes, bitmasks)
+    return Target.from_crops([(m.x, m.y, m.mask) for m in example.instances], classes, size)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from condinst.config import STRIDES
@@ -13,7 +16,10 @@ from condinst.mask import MASK_STRIDE
 
 SIZE_RANGES = ((-1.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, 512.0), (512.0, 1e8))
 """Largest distance (pixels, both ends inclusive) that a location of each level may regress."""
+SEMANTIC_STRIDE = 8
 _FAR = 1e8
+Crop = tuple[int, int, NDArray[np.bool_]]
+"""A mask: x and y of its top left pixel, and its pixels."""
 
 
 @dataclass
@@ -38,15 +44,33 @@ class Target:
         return Target(boxes, classes, centers, self.masks.to(device), semantic)
 
     @staticmethod
-    def from_bitmasks(boxes: Tensor, classes: Tensor, bitmasks: Tensor) -> Target:
-        """Of (g, H, W) bool masks on the padded network input."""
-        half = MASK_STRIDE // 2
+    def from_crops(crops: Sequence[Crop], classes: Tensor, size: tuple[int, int]) -> Target:
+        """Of masks as crops, as tight as can be, inside a padded network input of (height, width).
+
+        No mask is laid out on the whole input: only what is learned from, a sixteenth of it.
+        """
+        masks = np.zeros((len(crops), size[0] // MASK_STRIDE, size[1] // MASK_STRIDE), bool)
+        sampled = np.zeros((len(crops), size[0] // SEMANTIC_STRIDE, size[1] // SEMANTIC_STRIDE), bool)
+        boxes, centers = np.zeros((len(crops), 4)), np.zeros((len(crops), 2))
+        areas = np.zeros(len(crops), np.int64)
+        for number, (x, y, mask) in enumerate(crops):
+            _sample(masks[number], x, y, mask, MASK_STRIDE)
+            _sample(sampled[number], x, y, mask, SEMANTIC_STRIDE)
+            height, width = mask.shape
+            columns, rows = mask.sum(0), mask.sum(1)
+            areas[number] = area = max(1, int(columns.sum()))
+            boxes[number] = x, y, x + width, y + height
+            centers[number] = x + columns @ np.arange(width) / area, y + rows @ np.arange(height) / area
+        semantic = np.zeros(sampled.shape[1:], np.int64)
+        numbers = classes.tolist()
+        for number in np.argsort(-areas, kind="stable").tolist():
+            semantic[sampled[number]] = numbers[number] + 1
         return Target(
-            boxes,
+            torch.from_numpy(boxes).float(),
             classes,
-            centroids(bitmasks),
-            bitmasks[:, half::MASK_STRIDE, half::MASK_STRIDE].bool(),
-            semantic_map(bitmasks, classes),
+            torch.from_numpy(centers).float(),
+            torch.from_numpy(masks),
+            torch.from_numpy(semantic),
         )
 
     @staticmethod
@@ -62,24 +86,12 @@ class Target:
         return Target(boxes, classes, centers, rows[:, :, None] & columns[:, None, :])
 
 
-def centroids(bitmasks: Tensor) -> Tensor:
-    """(g, 2) float32 mean x, y pixel index of (g, H, W) bool masks."""
-    masks = bitmasks.float()
-    height, width = masks.shape[1:]
-    mass = masks.sum((1, 2)).clamp(min=1e-6)
-    x = (masks.sum(1) * torch.arange(width, device=masks.device)).sum(1) / mass
-    y = (masks.sum(2) * torch.arange(height, device=masks.device)).sum(1) / mass
-    return torch.stack((x, y), dim=1)
-
-
-def semantic_map(bitmasks: Tensor, classes: Tensor) -> Tensor:
-    """(H / 8, W / 8) int64 class + 1 of the smallest instance at each stride-8 pixel, 0 where none is."""
-    areas = bitmasks.sum((1, 2))
-    sampled = bitmasks[:, 4::8, 4::8].bool()
-    out = torch.zeros(sampled.shape[1:], dtype=torch.int64, device=bitmasks.device)
-    for number in areas.argsort(descending=True, stable=True).tolist():
-        out[sampled[number]] = classes[number] + 1
-    return out
+def _sample(out: NDArray[np.bool_], x: int, y: int, mask: NDArray[np.bool_], stride: int) -> None:
+    """Put a mask whose top left pixel is x, y into `out`, which has one pixel of `stride` by `stride`."""
+    half = stride // 2
+    column, row = max(0, -(-(x - half) // stride)), max(0, -(-(y - half) // stride))
+    part = mask[row * stride + half - y :: stride, column * stride + half - x :: stride]
+    out[row : row + part.shape[0], column : column + part.shape[1]] = part
 
 
 @dataclass

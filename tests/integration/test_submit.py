@@ -140,23 +140,27 @@ def test_metrics_add_up_to_the_job(cluster: Nodes, tmp_path: Path) -> None:
     output, address = tmp_path / "out-measured", ("--address", cluster.address)
     assert condinst(cluster, "submit", spec, "--detach", *address)[0] == 0
     wait_for_commits(output, 1)
-    label, deadline = f'output="{output}"', time.monotonic() + 120
+    # The agent hands out what it has when it is asked: a first shard may hold no instance, a gauge may be
+    # between two of its states. So it is asked until all of it is there.
+    wanted, deadline = {f"ray_condinst_{name}" for name in NAMES}, time.monotonic() + 240
     while True:
-        with urllib.request.urlopen(cluster.metrics, timeout=20) as answer:
-            lines = [line for line in answer.read().decode().splitlines() if label in line]
-        values = {line.partition(" ")[0]: float(line.split()[-1]) for line in lines}
-        images = {n: v for n, v in values.items() if n.startswith("ray_condinst_images_total")}
-        if images:
+        values = scraped(cluster, output)
+        shards = sum(v for n, v in values.items() if n.startswith("ray_condinst_shards"))
+        names = {name.partition("{")[0] for name in values}
+        if names == wanted and shards == 600 + IMAGES:
             break
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, (names, shards)
         time.sleep(0.5)
-    committed = len(list((output / "commits").glob("*.json")))
-    assert 0 < sum(images.values()) <= committed
-    shards = {n: v for n, v in values.items() if n.startswith("ray_condinst_shards")}
-    assert sum(shards.values()) == 600 + IMAGES
-    names = {line.partition("{")[0] for line in lines}
-    assert names == {f"ray_condinst_{name}" for name in NAMES}, "the dashboard asks for these"
+    images = sum(v for n, v in values.items() if n.startswith("ray_condinst_images_total"))
+    assert 0 < images <= len(list((output / "commits").glob("*.json")))
     assert condinst(cluster, "jobs", "cancel", spec, *address)[0] == 0
+
+
+def scraped(cluster: Nodes, output: Path) -> dict[str, float]:
+    """What Prometheus would get of an output: value by metric and labels."""
+    with urllib.request.urlopen(cluster.metrics, timeout=60) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if f'output="{output}"' in line]
+    return {line.partition(" ")[0]: float(line.split()[-1]) for line in lines}
 
 
 def test_a_train_job(cluster: Nodes, tmp_path: Path) -> None:
@@ -171,9 +175,11 @@ def test_a_train_job(cluster: Nodes, tmp_path: Path) -> None:
                 "kind": "train",
                 "name": "learn",
                 "data": {"train": source, "val": source},
-                "model": {"weights": "demo"},
+                "model": {"weights": str(tiny_weights(tmp_path))},
                 "training": {"steps": 2},
+                "augment": {"size": 64},
                 "batch": 1,
+                "samples": 0,
                 "output": {"uri": str(tmp_path / "trained")},
             }
         )

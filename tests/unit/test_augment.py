@@ -202,3 +202,30 @@ def test_a_cut_mask_does_not_hold_the_frame_it_was_cut_from() -> None:
     cut = trim(CropMask(0, 0, frame, 0))
     assert cut is not None
     assert cut.mask.base is None
+
+
+@given(st.integers(0, 10**6), SIZES, SIZES)
+def test_a_target_is_that_of_masks_laid_out_in_full(seed: int, height: int, width: int) -> None:
+    random = np.random.default_rng(seed)
+    masks, crops = [], []
+    for category in range(int(random.integers(5))):
+        h, w = int(random.integers(1, height + 1)), int(random.integers(1, width + 1))
+        y, x = int(random.integers(height - h + 1)), int(random.integers(width - w + 1))
+        found = trim(CropMask(x, y, random.random((h, w)) < 0.5, category))
+        if found is not None:
+            h, w = found.mask.shape
+            full = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32), bool)
+            full[found.y : found.y + h, found.x : found.x + w] = found.mask
+            masks.append(full)
+            crops.append(found)
+    target = to_target(Example(np.zeros((height, width, 3), np.uint8), tuple(crops)))
+    assert len(target.boxes) == len(masks)
+    semantic = np.zeros_like(target.semantic.numpy())  # type: ignore[union-attr]
+    for number in sorted(range(len(masks)), key=lambda n: -masks[n].sum()):
+        rows, columns = np.nonzero(masks[number])
+        assert target.masks[number].numpy().tolist() == masks[number][2::4, 2::4].tolist()
+        assert target.centers[number].tolist() == pytest.approx([columns.mean(), rows.mean()], rel=1e-6)
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert target.boxes[number].tolist() == box
+        semantic[masks[number][4::8, 4::8]] = crops[number].category + 1
+    assert np.array_equal(target.semantic, semantic)
