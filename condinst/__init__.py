@@ -1,7 +1,28 @@
 """CondInst: instance segmentation with conditional convolutions, in plain PyTorch."""
 
-from condinst.config import DetectConfig, ModelConfig
-from condinst.model import CondInst, Instances
-from condinst.weights import WeightsError, load
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from condinst.config import DetectConfig, ModelConfig
+    from condinst.model import CondInst, Instances
+    from condinst.weights import WeightsError, load
 
 __all__ = ["CondInst", "DetectConfig", "Instances", "ModelConfig", "WeightsError", "load"]
+
+# Torch takes seconds to load, and who only reads tables or masks needs none of it: names load when asked for.
+_HOMES = {
+    "CondInst": "condinst.model",
+    "DetectConfig": "condinst.config",
+    "Instances": "condinst.model",
+    "ModelConfig": "condinst.config",
+    "WeightsError": "condinst.weights",
+    "load": "condinst.weights",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     to be larger than their data.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such checkpoint")
     data = _load(path)
     classes = _classes(data)

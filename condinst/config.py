@@ -23,6 +23,8 @@ from pydantic import (
 Channels = Annotated[int, Field(ge=1, le=4096)]
 Precision = Literal["float32", "bfloat16", "float16"]
 
+DEMO = "demo"
+"""Names the weights shipped with the package, wherever weights are asked for."""
 STRIDES = (8, 16, 32, 64, 128)
 """Pixels of network input between neighbouring locations, P3 to P7."""
 

@@ -9,20 +9,23 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from condinst import parallel
-from condinst.config import STRIDES
+from condinst.config import STRIDES, Precision
 from condinst.criterion import Aim, Criterion, Totals
 from condinst.model import CondInst
 from condinst.optimizing import FitConfig, learning_rate
 from condinst.targets import Target
 from condinst.training import Training
+
+Item = TypeVar("Item")
 
 __all__ = ["Batch", "FitConfig", "fit", "learning_rate", "prefetch"]
 
@@ -51,13 +54,14 @@ class Batch:
 class Learner(nn.Module):
     """A model and its losses as one module, so that `DistributedDataParallel` sees every weight used."""
 
-    def __init__(self, model: CondInst, criterion: Criterion, bfloat16: bool) -> None:
+    def __init__(self, model: CondInst, criterion: Criterion, precision: Precision) -> None:
         super().__init__()
-        self.model, self.criterion, self._bfloat16 = model, criterion, bfloat16
+        self.model, self.criterion = model, criterion
+        self._half = None if precision == "float32" else getattr(torch, precision)
 
     def forward(self, batch: Batch, aim: Aim, totals: Totals) -> dict[str, Tensor]:
         """This process's part of each loss."""
-        with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
+        with torch.autocast(batch.x.device.type, dtype=self._half, enabled=self._half is not None):
             dense = self.model(batch.x)
         terms: dict[str, Tensor] = self.criterion(
             self.model, dense, batch.targets, batch.similarity, aim, totals
@@ -80,17 +84,18 @@ def fit(
     gradient norm (`norm`), seconds (`seconds`), the processes' mean of those spent waiting for data (`wait`),
     and whether it was skipped (`skipped`). `on_checkpoint` is called where `config.checkpoint_at` says so. A
     step whose loss or gradient is not finite is skipped; more than `config.max_skipped` in a row raise
-    FloatingPointError.
+    FloatingPointError. In float16 a gradient that overflows lowers the scale of the loss (`Training.scaler`);
+    its step is skipped, and counts as one in a row only when the scale is 1 already.
     """
     if isinstance(training, CondInst):
         training = Training(training, criterion, config)
     model = training.model
-    learner: nn.Module = Learner(model, criterion, config.bfloat16)
+    learner: nn.Module = Learner(model, criterion, config.precision)
     if parallel.world() > 1:
         parallel.share_batch_norms(model)
         learner = DistributedDataParallel(learner, forward_sync_buffers=False)
     _train_mode(model)
-    with _Ahead(batches) as stream:
+    with contextlib.closing(prefetch(batches)) as stream:
         while training.step < config.steps:
             began = time.perf_counter()
             parts = [next(stream).to(model.device) for _ in range(config.accumulate)]
@@ -126,17 +131,20 @@ def _step(training: Training, learner: nn.Module, parts: Sequence[Batch], wait: 
         with learner.no_sync() if held else contextlib.nullcontext():  # type: ignore[operator]
             terms = learner(batch, aim, totals)
             # DistributedDataParallel takes the mean over processes, and these losses are to be added up.
-            (torch.stack(list(terms.values())).sum() * parallel.world()).backward()
+            total = torch.stack(list(terms.values())).sum() * parallel.world()
+            training.scaler.scale(total).backward()
         for name, value in terms.items():
             summed[name] = summed.get(name, torch.zeros_like(value)) + value.detach()
     told = torch.stack([*(v.float() for v in summed.values()), torch.tensor(wait, device=model.device)])
     *values, wait = parallel.total(told).tolist()
+    training.scaler.unscale_(training.optimizer)  # so that what is clipped are the gradients themselves
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
     good = all(map(_finite, [*values, norm]))
     if good:
         training.advance(rate)
     else:
-        training.skip(before)
+        training.skip(before, overflow=all(map(_finite, values)))
+    # Losses and gradients are sums over all processes, so all of them skip the same steps.
     said = {"lr": rate, "norm": norm, "skipped": float(not good), "wait": wait / parallel.world()}
     return dict(zip(summed, values, strict=True)) | said
 
@@ -159,25 +167,12 @@ def _train_mode(model: CondInst) -> None:
             module.eval()
 
 
-class _Ahead:
-    """`prefetch` for a block; its thread ends with it."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._stream = prefetch(batches)
-
-    def __enter__(self) -> Iterator[Batch]:
-        return self._stream
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()  # type: ignore[attr-defined]
-
-
-def prefetch(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
-    """The same batches, made ahead in a thread; an exception there is raised here."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+def prefetch(items: Iterator[Item], depth: int = 4) -> Generator[Item, None, None]:
+    """The same items, made ahead in a thread that ends with the stream; an exception there is raised here."""
+    ready: queue.Queue[Item | BaseException | None] = queue.Queue(depth)
     ended = threading.Event()
 
-    def put(item: Batch | BaseException | None) -> None:
+    def put(item: Item | BaseException | None) -> None:
         while not ended.is_set():
             with contextlib.suppress(queue.Full):
                 ready.put(item, timeout=0.2)
@@ -185,15 +180,16 @@ def prefetch(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
 
     def work() -> None:
         try:
-            for batch in batches:
-                put(batch)
+            for item in items:
+                put(item)
                 if ended.is_set():
                     return
             put(None)
         except BaseException as error:
             put(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
@@ -201,3 +197,5 @@ def prefetch(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
             yield item
     finally:
         ended.set()
+        # A thread left in PyTorch's code when the interpreter ends takes the whole process down with it.
+        thread.join()

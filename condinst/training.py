@@ -34,21 +34,33 @@ class Training:
         """Steps skipped."""
         self.bad = 0
         """Of those the last ones in a row."""
+        device = next(model.parameters()).device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=config.precision == "float16")
+        """Scales the loss in float16, whose small gradients would vanish; does nothing otherwise."""
 
     def advance(self, rate: float) -> None:
         """Move the weights along their gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         self.bad = 0
         self.average.update(self.model, self.step)
 
-    def skip(self, buffers: Sequence[Tensor]) -> None:
-        """Count a step that moves nothing; `buffers` are the model's from before it."""
+    def skip(self, buffers: Sequence[Tensor], overflow: bool = False) -> None:
+        """Count a step that moves nothing; `buffers` are the model's from before it.
+
+        `overflow`: its losses were finite and its gradients were not, which a smaller scale may cure.
+        """
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        if self.scaler.is_enabled():
+            # Never below 1, and not at all for losses that no scale makes finite.
+            self.scaler.update(max(1.0, scale / 2) if overflow else scale)
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
-        self.step, self.skipped, self.bad = self.step + 1, self.skipped + 1, self.bad + 1
+        self.step, self.skipped = self.step + 1, self.skipped + 1
+        self.bad += not (overflow and scale > 1)
 
     def averaged(self) -> CondInst:
         """A copy of the model with the averaged weights, in evaluation mode."""
@@ -61,8 +73,14 @@ class Training:
             "average": self.average.state,
             "criterion": self.criterion.state_dict(),
             "optimizer": optimizer_state(self.optimizer, self.model),
+            "scaler": {name: torch.tensor(self.scaler.state_dict()[name]) for name in self._scaling},
         }
         return {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
+
+    @property
+    def _scaling(self) -> tuple[str, ...]:
+        """What of the scaler's state moves."""
+        return ("scale", "_growth_tracker") if self.scaler.is_enabled() else ()
 
     def counters(self) -> dict[str, int]:
         """How far it has come."""
@@ -79,6 +97,8 @@ class Training:
             self.criterion.load_state_dict(parts["criterion"])
             self.average.restore(parts["average"])
             restore_optimizer(self.optimizer, self.model, parts.get("optimizer", {}))
+            scaling = {name: parts["scaler"][name].item() for name in self._scaling}
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **scaling})
             self.step, self.skipped, self.bad = (int(counters[k]) for k in ("step", "skipped", "bad"))
         except (KeyError, RuntimeError) as error:
             raise ValueError(f"not a state of this training: {error}") from None

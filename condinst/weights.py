@@ -18,9 +18,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from condinst.backbone import FrozenBatchNorm2d
-from condinst.config import BackboneConfig, BackboneFile, InputConfig, ModelConfig, Precision
+from condinst.config import DEMO, BackboneConfig, BackboneFile, InputConfig, ModelConfig, Precision
 from condinst.model import CondInst
-from condinst.weightsfile import BACKBONE, MODEL, WeightsError, parse_config, read_metadata, read_state
+from condinst.weightsfile import (
+    BACKBONE,
+    MODEL,
+    WeightsError,
+    parse_config,
+    read_metadata,
+    read_state,
+    unreadable,
+)
 
 __all__ = [
     "DEMO",
@@ -40,8 +48,6 @@ __all__ = [
     "save_backbone",
 ]
 
-DEMO = "demo"
-
 
 def demo_path() -> Path:
     """The weights shipped with the package, trained on generated scenes."""
@@ -51,6 +57,8 @@ def demo_path() -> Path:
 def resolve(path: str | Path) -> Path:
     """The file behind `demo` or a path. Raises WeightsError if there is none."""
     found = demo_path() if str(path) == DEMO else Path(path)
+    if os.path.isdir(found):
+        raise WeightsError(f"{path}: a folder, not a weights file; name the .safetensors file in it")
     # Unlike `is_file`, it has no exception for a name that the disk cannot hold.
     if not os.path.isfile(found):
         raise WeightsError(f"{path}: no such weights file; give a .safetensors file or `{DEMO}`")
@@ -58,9 +66,13 @@ def resolve(path: str | Path) -> Path:
 
 
 def digest(path: str | Path) -> str:
-    """SHA-256 of the file, hexadecimal: the model's identity in every table."""
-    with resolve(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of the file, hexadecimal: the model's identity in every table. Raises WeightsError."""
+    found = resolve(path)
+    try:
+        with found.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(found, error) from None
 
 
 def num_parameters(config: ModelConfig) -> int:

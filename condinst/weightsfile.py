@@ -46,7 +46,9 @@ def read_metadata(path: Path, wanted: str | None = MODEL) -> dict[str, str]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (SafetensorError, ValueError) as error:
         raise WeightsError(
             f"{path}: not a readable safetensors file ({error}); "
             "a checkpoint of another project goes through `condinst weights convert` first"
@@ -60,6 +62,13 @@ def read_metadata(path: Path, wanted: str | None = MODEL) -> dict[str, str]:
     if wanted is not None and found != wanted:
         raise WeightsError(f"{path}: holds {_KINDS[found]}; {_KINDS[wanted]} is needed here")
     return metadata
+
+
+def unreadable(path: Path, error: OSError) -> WeightsError:
+    """What to raise for a file that is there and cannot be read."""
+    return WeightsError(
+        f"{path}: cannot be read ({error.strerror or error}); check its permissions, or copy it anew"
+    )
 
 
 def is_ours(path: Path) -> bool:

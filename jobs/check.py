@@ -146,10 +146,18 @@ def _problem(details: ErrorDetails, document: Document, schema: Schema) -> Probl
             wanted = expected(_at(schema, path) or {}, schema)
             return Problem(str(document.place(path)), dotted(path), f"missing; expected {wanted}")
         case "value_error":
-            return Problem(str(document.place(path)), dotted(path), str(details["ctx"]["error"]))
+            return Problem(str(document.place(path)), dotted(path), _value_error(details))
     given = describe(details["input"])
     wanted = expected(_at(schema, path) or {}, schema)
     return Problem(str(document.place(path)), dotted(path), f"{given} was given; expected {wanted}")
+
+
+def _value_error(details: ErrorDetails) -> str:
+    """What a check of ours says, with what was given where it tells only what was expected."""
+    said, given = str(details["ctx"]["error"]), details["input"]
+    if said.startswith("expected") and isinstance(given, str | int | float):
+        return f"{describe(given)} was given; {said}"
+    return said
 
 
 def _written_path(location: Sequence[str | int], document: Document) -> Path:

@@ -64,7 +64,7 @@ class ResourcesSection(Section):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError("gpus above 1 must be whole")
+            raise ValueError("gpus must be a whole number above 1: Ray shares one GPU, never two and a half")
         if self.accelerator is not None and not self.gpus:
             raise ValueError(f"accelerator {self.accelerator} without gpus: give both or neither")
         return self
@@ -92,7 +92,7 @@ class WorkersSection(ResourcesSection):
         if (self.min is None) != (self.max is None):
             raise ValueError("min and max come together; for a fixed number give count")
         if self.min is not None and "count" in self.model_fields_set:
-            raise ValueError("count and min, max exclude each other")
+            raise ValueError("give count, or min and max, not both")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         return self
@@ -245,7 +245,10 @@ class JobSpec(Section):
         """What does not go together, each with the path of the key to change."""
         for at, name in enumerate(self.secrets):
             if name in self.env:
-                yield ("secrets", at), f"{name} stands under env too, where its value is public"
+                yield (
+                    ("secrets", at),
+                    f"{name} stands under env too, where its value is public; leave it out there",
+                )
         hook = self.notify.webhook_secret if self.notify else None
         if hook is not None and hook not in self.secrets:
             yield ("notify", "webhook_secret"), f"{hook} is not among secrets; add it there"

@@ -17,9 +17,9 @@ from condinst.coco_classes import COCO_CLASSES
 from condinst.config import BackboneConfig
 from condinst.convert import Converted, convert
 from condinst.convert_backbone import ConvertedBackbone, Recipe, convert_backbone, is_backbone_alone
-from condinst.weightsfile import WeightsError, is_ours
+from condinst.weightsfile import is_ours
 from jobs.class_names import read_class_names
-from jobs.errors import JobError
+from jobs.errors import JobError, naming
 from jobs.show_weights import print_rows
 
 _FLAVOURS = {"adelaidet": "AdelaiDet", "mmdetection": "mmdetection"}
@@ -59,7 +59,7 @@ def convert_file(
 
 
 def _check_paths(source: Path, target: Path) -> None:
-    if source.is_file() and is_ours(source):
+    if os.path.isfile(source) and is_ours(source):
         raise JobError(
             f"{source}: a weights file of this project already; `condinst weights show` tells more"
         )
@@ -67,15 +67,6 @@ def _check_paths(source: Path, target: Path) -> None:
         raise JobError(f"{target}: there is no folder {target.absolute().parent}")
     if target.exists() and source.exists() and target.samefile(source):
         raise JobError(f"{target}: is the checkpoint itself; name another file to write")
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put the file's name before what is wrong with what it holds."""
-    try:
-        yield
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
 
 
 def _model(

@@ -80,7 +80,7 @@ def parse_cron(text: str) -> Cron:
     fields = _MACROS.get(text, text).split()
     if len(fields) != 5:
         raise ValueError(
-            f"holds {len(fields)} fields, a cron expression five: minute, hour, day of month, month, "
+            f"has {len(fields)} fields; a cron expression has five: minute, hour, day of month, month, "
             'day of week, for example "30 2 * * *"'
         )
     found = [_field(field.lower(), *rule) for field, rule in zip(fields, _FIELDS, strict=True)]
@@ -103,7 +103,7 @@ def _field(text: str, name: str, low: int, high: int, names: tuple[str, ...]) ->
         except ValueError:
             words = f", or {names[0]} to {names[-1]}" if names else ""
             raise ValueError(
-                f"the {name} {item!r} cannot be: expected *, {low} to {high}{words}, a range such as "
+                f"the {name} cannot be {item!r}; expected *, {low} to {high}{words}, a range such as "
                 f"{low}-{low + 4}, or a step such as */2"
             ) from None
     return sorted(found)

@@ -54,6 +54,10 @@ class Drive:
     doing: Doing = SEGMENTING
     asked: Store | None = None
     """Where a request to cancel is left, if not in `store`."""
+    began: float = field(default_factory=time.time)
+    """When the run began: planning and starting Ray are part of its seconds."""
+    stages: dict[str, object] = field(default_factory=dict)
+    """What earlier stages of the run did, by name."""
 
     def run(self) -> dict[str, object]:
         """Run the shards; returns what this run did.
@@ -61,7 +65,7 @@ class Drive:
         Raises Interrupted after a signal or a request to cancel, the reason of `enough`, ClusterTooSmall,
         NothingWorks.
         """
-        before, began = self.tally.images, time.time()
+        before = self.tally.images
         watch = _Watch(self, RunProgress(self.total, self.tally, self.console, self.doing))
         stop = watch.stop
         pool = cluster(self.settings, self._least) if self.workers else nullcontext()
@@ -76,8 +80,9 @@ class Drive:
             "workers": max(1, self.workers),
             "engine": "ray" if self.workers else "local",
             "images": images,
-            "seconds": round(time.time() - began, 3),
+            "seconds": round(time.time() - self.began, 3),
             "images_per_second": round(watch.rate(images), 3),
+            **self.stages,
         }
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -93,6 +94,17 @@ class SpecError(JobError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Put the key or the file that weights were named by before what is wrong with them."""
+    from condinst.weights import WeightsError
+
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{place}: {error}") from None
 
 
 def one_line(text: str) -> str:

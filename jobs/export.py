@@ -12,7 +12,7 @@ from rich.markup import escape
 from jobs.errors import JobError
 from jobs.target import no_job, open_target
 from pipeline.export import coco, labelstudio, places, png, yolo
-from pipeline.export.files import TargetError, relative
+from pipeline.export.files import Place, TargetError, place_of, relative
 from pipeline.export.places import NoPlace
 from pipeline.export.selection import Exported, Selection, SelectionError
 from pipeline.geo.georef import crs_name
@@ -26,7 +26,8 @@ class Request:
 
     output: str
     format: str
-    to: Path | None = None
+    to: str | Path | None = None
+    """A path, or a URI in a store that is reached as the output's; by default a file named after the job."""
     selection: Selection = field(default_factory=Selection)
     crs: str | None = None
     image_prefix: str | None = None
@@ -39,14 +40,14 @@ class Format:
 
     ending: str
     losses: Sequence[str]
-    write: Callable[[Run, Request, Path], Exported]
+    write: Callable[[Run, Request, Place], Exported]
 
 
-def _places(run: Run, request: Request, to: Path) -> Exported:
+def _places(run: Run, request: Request, to: Place) -> Exported:
     return places.write_places(run, request.selection, to, request.crs)
 
 
-def _labelstudio(run: Run, request: Request, to: Path) -> Exported:
+def _labelstudio(run: Run, request: Request, to: Place) -> Exported:
     return labelstudio.write_labelstudio(run, request.selection, to, request.image_prefix)
 
 
@@ -77,7 +78,8 @@ def export_output(request: Request, console: Console | None = None) -> Exported:
         run = Run(store)
     except NotFound:
         raise no_job(store) from None
-    to = request.to or Path(relative(str(run.job.get("name", "instances"))) + form.ending)
+    named = request.to or relative(str(run.job.get("name", "instances"))) + form.ending
+    to = place_of(str(named), request.store)
     try:
         request.selection.check(run)
         done = form.write(run, request, to)
@@ -99,11 +101,11 @@ def _check(request: Request, form: Format) -> None:
             raise JobError(f"--crs: {error}") from None
     if request.image_prefix is not None and request.format != "labelstudio":
         raise JobError("--image-prefix belongs to --format labelstudio")
-    if on_map and request.to is not None and request.to.suffix.lower() != form.ending:
+    if on_map and request.to is not None and Path(request.to).suffix.lower() != form.ending:
         raise JobError(f"--to {request.to}: a file of {request.format} ends in {form.ending}")
 
 
-def _tell(run: Run, to: Path, form: Format, done: Exported, console: Console) -> None:
+def _tell(run: Run, to: Place, form: Format, done: Exported, console: Console) -> None:
     def line(text: str, style: str | None = None) -> None:
         console.print(escape(text), style=style, highlight=False, soft_wrap=True)
 

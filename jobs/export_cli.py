@@ -38,8 +38,12 @@ def export(
         ),
     ],
     to: Annotated[
-        Path | None,
-        typer.Option(help="File or folder to write. Default: named after the job.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="File or folder to write, a path or URI. Default: named after the job.",
+            show_default=False,
+        ),
     ] = None,
     min_score: MinScore = None,
     classes: Classes = [],  # noqa: B006
@@ -73,6 +77,8 @@ def export(
     [cyan]condinst export s3://masks/mushrooms --format coco --min-score 0.5[/]
 
     [cyan]condinst export work/masks --format gpkg --to fields.gpkg --class plant[/]
+
+    [cyan]condinst export s3://masks/mushrooms --format labelstudio --to s3://labels/mushrooms.json[/]
     """
     from jobs.export import Request, export_output
     from pipeline.export.selection import Selection

@@ -88,7 +88,7 @@ def missing_secrets(document: Document, names: tuple[str, ...], around: Surround
         Problem(
             str(document.place(("secrets", at))),
             dotted(("secrets", at)),
-            f"{name} is not set in the environment of this command, or empty",
+            f"{name} is not set in the environment of this command, or is empty; export it first",
         )
         for at, name in enumerate(names)
         if around.need_secrets and not around.variables.get(name)

@@ -19,7 +19,7 @@ from condinst.fit import fit
 from condinst.sampling import Order
 from condinst.training import Training
 from condinst.views import Views
-from jobs.errors import JobError
+from jobs.errors import JobError, naming
 from jobs.exam import Exam, given_exam, held_exam
 from jobs.judge import Judge
 from jobs.resolve import options_of
@@ -156,18 +156,21 @@ def _model(
     parents: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
         if spec.model.weights is not None:
-            path = fetch_weights(spec.model.weights, StoreOptions(), Path(folder))
-            model = _adapted(spec, weights.load_for_training(path), classes, console)
-            parents["weights"] = weights.digest(path)
+            with naming("model.weights"):
+                path = fetch_weights(spec.model.weights, StoreOptions(), Path(folder))
+                loaded = weights.load_for_training(path)
+                parents["weights"] = weights.digest(path)
+            model = _adapted(spec, loaded, classes, console)
         else:
             try:
                 model = CondInst(spec.model.config(classes))
             except ValueError as error:
                 raise JobError(f"model: {error}") from None
             if spec.model.backbone_weights is not None:
-                path = fetch_weights(spec.model.backbone_weights, StoreOptions(), Path(folder))
-                weights.load_backbone(model, path)
-                parents["weights"] = weights.digest(path)
+                with naming("model.backbone_weights"):
+                    path = fetch_weights(spec.model.backbone_weights, StoreOptions(), Path(folder))
+                    weights.load_backbone(model, path)
+                    parents["weights"] = weights.digest(path)
     if spec.loss.semantic and not model.config.mask.semantic:
         raise JobError(f"loss.semantic: {spec.model.weights} has no semantic head; set it to false")
     model.backbone.freeze(spec.model.freeze)

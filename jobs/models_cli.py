@@ -20,6 +20,7 @@ class Why(StrEnum):
     UNCERTAINTY = "uncertainty"
     DENSITY = "density"
     DISAGREEMENT = "disagreement"
+    SEAMS = "seams"
 
 
 ModelName = Annotated[str, typer.Option(help="The model's name.", show_default=False)]

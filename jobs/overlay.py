@@ -9,13 +9,15 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from pycocotools import mask as coco
 
-from condinst import Instances
+if TYPE_CHECKING:
+    from condinst import Instances
 
 Pixels = NDArray[np.uint8]
 Coverage = NDArray[np.float32]
@@ -38,10 +40,19 @@ class _Shape:
     halo: Coverage
 
 
-def draw(image: Pixels, instances: Instances, classes: Sequence[str]) -> Pixels:
-    """The (H, W, 3) uint8 RGB image with its instances, as an RGB array of a size that suits a screen."""
+def draw(
+    image: Pixels,
+    instances: Instances,
+    classes: Sequence[str],
+    shortest: int = SHORTEST,
+    longest: int = LONGEST,
+) -> Pixels:
+    """The (H, W, 3) uint8 RGB image with its instances, as an RGB array of a size that suits a screen.
+
+    `shortest` and `longest` are what the picture's longest edge may measure, in pixels.
+    """
     height, width = image.shape[:2]
-    scale = canvas_scale(height, width)
+    scale = canvas_scale(height, width, shortest, longest)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     source = Image.fromarray(image)
     canvas = np.array(source.resize(size, Image.Resampling.LANCZOS) if scale != 1 else source, np.float32)
@@ -55,12 +66,12 @@ def draw(image: Pixels, instances: Instances, classes: Sequence[str]) -> Pixels:
     return np.asarray(picture)
 
 
-def canvas_scale(height: int, width: int) -> float:
+def canvas_scale(height: int, width: int, shortest: int = SHORTEST, longest: int = LONGEST) -> float:
     """Pixels of the picture for one of the image: small images grow by whole steps, huge ones shrink."""
-    longest = max(height, width)
-    if longest > LONGEST:
-        return LONGEST / longest
-    return float(min(8, -(-SHORTEST // longest))) if longest < SHORTEST else 1.0
+    edge = max(height, width)
+    if edge > longest:
+        return longest / edge
+    return float(min(8, -(-shortest // edge), longest // edge)) if edge < shortest else 1.0
 
 
 def colour_of(label: int, number: int) -> Colour:
@@ -88,21 +99,32 @@ def _shape(instances: Instances, number: int, scale: float, size: tuple[int, int
     box = (edges[0] + pad, edges[1] + pad, edges[2] + pad, edges[3] + pad)
     resized = padded.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
     if scale > 1:
-        resized = resized.filter(ImageFilter.GaussianBlur(0.45 * scale))
-    inside = resized.point(lambda value: 255 * (value >= 128))
+        resized = resized.filter(ImageFilter.BoxBlur(0.45 * scale))
+    inside = np.asarray(resized) >= 128
     fill = _soft(inside)
     return _Shape(
         (slice(top, bottom), slice(left, right)),
         fill,
-        rim=(fill - _soft(inside.filter(ImageFilter.MinFilter(2 * line + 1)))).clip(0, 1),
-        halo=(_soft(inside.filter(ImageFilter.MaxFilter(2 * line + 1))) - fill).clip(0, 1),
+        rim=(fill - _soft(~_grown(~inside, line))).clip(0, 1),
+        halo=(_soft(_grown(inside, line)) - fill).clip(0, 1),
     )
 
 
-def _soft(inside: Image.Image) -> Coverage:
+def _grown(inside: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """All that lies within so many pixels, rows or columns, of what is inside."""
+    height, width = inside.shape
+    padded = np.pad(inside, by)
+    tall = np.logical_or.reduce([padded[shift : shift + height] for shift in range(2 * by + 1)])
+    grown: NDArray[np.bool_] = np.logical_or.reduce(
+        [tall[:, shift : shift + width] for shift in range(2 * by + 1)]
+    )
+    return grown
+
+
+def _soft(inside: NDArray[np.bool_]) -> Coverage:
     """Coverage with the stairs of its outline smoothed."""
-    smooth = np.asarray(inside.filter(ImageFilter.GaussianBlur(0.7)), dtype=np.float32)
-    return smooth[..., None] / np.float32(255)
+    smooth = Image.fromarray(inside * np.uint8(255)).filter(ImageFilter.BoxBlur(0.5))
+    return np.asarray(smooth, dtype=np.float32)[..., None] / np.float32(255)
 
 
 def _paint(canvas: NDArray[np.float32], shape: _Shape, colour: Colour) -> None:

@@ -18,7 +18,7 @@ from jobs.errors import ExitCode, JobError
 from jobs.predictions import predictions
 from jobs.truth import has_masks, read_truth
 from pipeline.models import Current, Models
-from pipeline.storage import NotFound, Store, StoreOptions
+from pipeline.storage import Store, StoreOptions
 from pipeline.weights import fetch_weights
 
 __all__ = ["Request", "promote", "rollback"]
@@ -137,10 +137,7 @@ def _file_of(models: Models, current: Current | None) -> str | None:
 def _measure(request: Request, place: str, console: Console) -> _Measured:
     truth = read_truth(request.truth, request.store)
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
-        try:
-            path = weights.resolve(fetch_weights(place, request.store, Path(folder)))
-        except NotFound as error:
-            raise JobError(f"{place}: {error}") from None
+        path = weights.resolve(fetch_weights(place, request.store, Path(folder)))
         model = condinst.load(path, request.device)
         data, notes, sha256 = path.read_bytes(), weights.read_notes(path), weights.digest(path)
     ids = Categories(truth).ids_of(model.config.classes)

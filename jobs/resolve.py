@@ -9,9 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from condinst.config import DetectConfig, FixedScale, ModelConfig
-from condinst.weights import DEMO, digest, read_config
-from jobs.errors import JobError
+from condinst.config import DEMO, DetectConfig, FixedScale, ModelConfig
+from jobs.errors import JobError, naming
 from jobs.quantities import size
 from jobs.spec import InputSection, SegmentSpec, StoreSection
 from pipeline.decode import DecodeLimits
@@ -22,7 +21,6 @@ from pipeline.models import resolved as resolved_weights
 from pipeline.settings import SegmentSettings, difference
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tiled.settings import Tiling
-from pipeline.weights import fetch_weights
 
 
 def spec_of(job: Mapping[str, object], store: Store) -> SegmentSpec:
@@ -174,13 +172,13 @@ def source_of(section: InputSection, workers: int = 1) -> InputSource:
 def identify(weights: str) -> tuple[str, ModelConfig]:
     """sha256 and configuration of the weights that a path, `demo` or a URI names.
 
-    Raises WeightsError for a file that is none of ours, JobError or StoreError when it cannot be had.
+    Raises WeightsError for a file that is not there or none of ours, ModelsError, StoreError.
     """
-    with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
-        try:
-            path = fetch_weights(weights, StoreOptions(), Path(folder))
-        except NotFound as error:
-            raise JobError(f"model.weights: {error}") from None
+    from condinst.weights import digest, read_config  # loads torch: only who opens weights waits for it
+    from pipeline.weights import fetch_weights
+
+    with tempfile.TemporaryDirectory(prefix="condinst-") as folder, naming("model.weights"):
+        path = fetch_weights(weights, StoreOptions(), Path(folder))
         return digest(path), read_config(path)
 
 

@@ -39,15 +39,15 @@ def compare_outputs(
     console = console or Console()
     tiled, whole = _open(output, options), _open(reference, options)
     threshold = max(_threshold(tiled), _threshold(whole))
-    found, rasters = None, 0
-    of_reference = {raster.image_id: raster for raster in _rasters(whole)}
-    for raster in _rasters(tiled):
+    found, together = None, 0
+    of_reference = {raster.image_id: raster for raster in rasters(whole)}
+    for raster in rasters(tiled):
         if raster.image_id in of_reference:
             one = _compare(raster, of_reference[raster.image_id], threshold)
-            found, rasters = one if found is None else _added(found, one), rasters + 1
+            found, together = one if found is None else _added(found, one), together + 1
     if found is None:
         raise JobError(f"{output} and {reference} have no raster in common; compare two runs of one input")
-    _print(console, found, rasters, threshold)
+    _print(console, found, together, threshold)
     if json_file is not None:
         json_file.write_text(json.dumps(figures(found), indent=2))
     return found
@@ -78,7 +78,7 @@ def _threshold(run: Run) -> float:
 
 
 @dataclass(frozen=True)
-class _Raster:
+class Raster:
     """A raster of a run, and where its rows are."""
 
     image_id: str
@@ -104,17 +104,18 @@ class _Raster:
         return seam_lines(Windows.of([seen.window for seen in self.windows.seen(self.frozen)]))
 
 
-def _rasters(run: Run) -> Iterator[_Raster]:
+def rasters(run: Run) -> Iterator[Raster]:
+    """Every raster of a tiled run, in plan order. Raises StoreError, PlanError."""
     commits = {commit.shard: commit for commit in run.commits}
     for plan in run.plans:
         windows = None if plan.windows is None else WindowsFound(open_windows(run.store), plan.windows)
         for number, shard in enumerate(plan.shard_ids()):
             for ref in read_shard(run.store, plan, number):
                 frozen = read_frozen(ref.raster or "{}")
-                yield _Raster(ref.image_id, frozen, run, commits.get(shard), windows)
+                yield Raster(ref.image_id, frozen, run, commits.get(shard), windows)
 
 
-def _compare(tiled: _Raster, whole: _Raster, threshold: float) -> Seams:
+def _compare(tiled: Raster, whole: Raster, threshold: float) -> Seams:
     one, other = tiled.frozen, whole.frozen
     if (one.width, one.height) != (other.width, other.height):
         raise JobError(f"{tiled.image_id} was segmented at two scales; compare runs of one resolution")

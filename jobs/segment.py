@@ -45,7 +45,7 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     TooManyFailed when more inputs ended badly than the spec allows, FingerprintMismatch when the output holds
     other rows, ClusterTooSmall, InputError, WeightsError, StoreError.
     """
-    console, limits = console or structured.console(), Limits.of(spec)
+    console, limits, began = console or structured.console(), Limits.of(spec), time.time()
     store = open_output(spec)
     ledger = Ledger(store)
     standing = standing_job(ledger)
@@ -71,7 +71,7 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     elif allowance.exceeded(tally):
         raise too_many(ledger, allowance, tally, "nothing was run")
     else:
-        drive = Drive(store, settings, pending, 0, tally, allowance.planned, console)
+        drive = Drive(store, settings, pending, 0, tally, allowance.planned, console, began=began)
         drive.least, drive.limits = spec.workers.least, limits.after(tally, settings.gpus)
         accounts = _run(ledger, plans, job, drive, allowance, 0 if local else spec.workers.most)
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
@@ -100,7 +100,7 @@ def _run(
     pool = cluster(drive.settings, min(drive.least or most, most)) if workers else nullcontext()
     with pool:
         if pending:
-            stage.run(pending, first, drive.least, drive.limits)
+            drive.stages["windows"] = stage.run(pending, first, drive.least, drive.limits)
         drive.settings, drive.doing = drive.settings.of_stitching(), STITCHING
         return _to_the_end(ledger, plans, job, drive, allowance)
 

@@ -7,39 +7,26 @@ import heapq
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 
 from jobs.errors import JobError
 from jobs.label_forms import coco_form, label_studio_form
+from jobs.seams import rasters
+from jobs.worth import Found, density, disagreement, seams, uncertainty
 from pipeline.records import Status
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tables import Run
 from pipeline.tables import open as open_run
 
-Criterion = Literal["uncertainty", "density", "disagreement"]
-HALF_DENSITY = 100
-"""Instances at which an image's density counts one half."""
-_SAME = 0.5
-"""Box IoU from which two runs' instances are the same thing."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a run found in one image."""
-
-    boxes: NDArray[np.float64]
-    """(n, 4) x1, y1, x2, y2."""
-    scores: NDArray[np.float64]
-    classes: NDArray[np.object_]
+Criterion = Literal["uncertainty", "density", "disagreement", "seams"]
 
 
 @dataclass(frozen=True)
@@ -64,17 +51,19 @@ def select_images(
 ) -> list[Chosen]:
     """Choose images, and write `selection.json` and `selection.csv` below `to`; returns them, best first.
 
-    An image's score is the mean of its criteria, each 0 to 1. Raises JobError for a run without such images
-    and a disagreement without a second run, StoreError, LedgerError.
+    An image's score is the mean of its criteria, each 0 to 1. Raises JobError for a run without such images,
+    a disagreement without a second run and seams of a run that has none, StoreError, LedgerError.
     """
     console = console or Console()
     run = _open(output, options)
     other = None if against is None else _open(against, options)
     if other is None and "disagreement" in criteria:
         raise JobError("disagreement needs a second run: give --against OUTPUT")
+    if "seams" in criteria and not run.tiled:
+        raise JobError(f"{output} is no tiled job's output, so it has no seams; choose --by something else")
     best: list[tuple[float, int, Chosen]] = []
     seen = 0
-    for seen, (image, found, theirs) in enumerate(_joined(run, other), start=1):
+    for seen, (image, found, theirs) in enumerate(_joined(run, other, "seams" in criteria), start=1):
         reasons: dict[str, float] = {name: _judge(name, found, theirs) for name in criteria}
         score = sum(reasons.values()) / len(reasons)
         # Among equals the first of the run stays.
@@ -94,38 +83,13 @@ def select_images(
     return chosen
 
 
-def uncertainty(found: Found) -> float:
-    """Mean over instances of how undecided their score is: 1 at 0.5, 0 at 0 and 1; nothing found is 0."""
-    return float((1 - np.abs(2 * found.scores - 1)).mean()) if len(found.scores) else 0.0
-
-
-def density(found: Found) -> float:
-    """n / (n + 100) of n instances."""
-    return len(found.scores) / (len(found.scores) + HALF_DENSITY)
-
-
-def disagreement(ours: Found, theirs: Found) -> float:
-    """1 less the F1 score of two runs, whose instances match by class and box, best scores first."""
-    total = len(ours.scores) + len(theirs.scores)
-    if total == 0:
-        return 0.0
-    if not len(ours.scores) or not len(theirs.scores):
-        return 1.0
-    overlap = _iou(ours.boxes, theirs.boxes) * (ours.classes[:, None] == theirs.classes[None, :])
-    matched = 0
-    for row in np.argsort(-ours.scores, kind="stable"):
-        column = int(overlap[row].argmax())
-        if overlap[row, column] >= _SAME:
-            matched += 1
-            overlap[:, column] = 0
-    return 1 - 2 * matched / total
-
-
 def _judge(name: Criterion, found: Found, theirs: Found | None) -> float:
     if name == "uncertainty":
         return uncertainty(found)
     if name == "density":
         return density(found)
+    if name == "seams":
+        return seams(found)
     assert theirs is not None
     return disagreement(found, theirs)
 
@@ -137,23 +101,35 @@ def _open(output: str, options: StoreOptions) -> Run:
         raise JobError(f"{output} holds no job (no job.json); give the output.uri of a segment job") from None
 
 
-def _joined(run: Run, other: Run | None) -> Iterator[tuple[dict[str, Any], Found, Found | None]]:
+def _joined(
+    run: Run, other: Run | None, borders: bool
+) -> Iterator[tuple[dict[str, Any], Found, Found | None]]:
     """Each image that was read, with what one run or both found; images that only one has are left out.
 
     Two runs of one input list their images alike, so hardly any is held while the other catches up.
     """
+    ours = _bordered(run) if borders else _images(run)
     if other is None:
-        for image, found in _images(run):
+        for image, found in ours:
             yield image, found, None
         return
     waiting: dict[str, Found] = {}
     theirs = _images(other)
-    for image, found in _images(run):
+    for image, found in ours:
         name = image["image_id"]
         while name not in waiting and (more := next(theirs, None)) is not None:
             waiting[more[0]["image_id"]] = more[1]
         if name in waiting:
             yield image, found, waiting.pop(name)
+
+
+def _bordered(run: Run) -> Iterator[tuple[dict[str, Any], Found]]:
+    """The same as `_images` of a tiled run, each with the borders of its windows."""
+    planned = rasters(run)
+    for image, found in _images(run):
+        # Rows lie in plan order; rasters that were not read are passed over.
+        raster = next(raster for raster in planned if raster.image_id == image["image_id"])
+        yield image, replace(found, borders=raster.seams)
 
 
 def _images(run: Run) -> Iterator[tuple[dict[str, Any], Found]]:
@@ -184,14 +160,6 @@ def _found(rows: pa.Table) -> Found:
     classes = rows["category"].cast(pa.string()).to_numpy(zero_copy_only=False)
     scores = np.asarray(rows["score"], np.float64)
     return Found(np.stack([x, y, x + w, y + h], axis=1), scores, np.asarray(classes, object))
-
-
-def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(2)
-    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(1) for x in (a, b))
-    union = area_a[:, None] + area_b[None, :] - shared
-    return np.asarray(shared / np.maximum(union, 1e-9))
 
 
 def _write(store: Store, run: Run, chosen: Sequence[Chosen], label_studio: bool) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.check import load
 from jobs.errors import JobError
-from jobs.filling import use_environment
-from jobs.resolve import open_output
 from pipeline.storage import Store, StoreOptions
 
 
 def open_target(target: str, options: StoreOptions) -> Store:
     """The output's store; a spec file brings its own options. Raises SpecError, StoreError."""
     if is_spec(target):
+        # A spec's schema takes a second to load; a place needs none of it.
+        from jobs.check import load
+        from jobs.filling import use_environment
+        from jobs.resolve import open_output
+
         return open_output(use_environment(load(Path(target))))
     return Store.open(target, options)
 

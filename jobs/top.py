@@ -24,7 +24,7 @@ from jobs.target import no_job, open_target
 from pipeline.commit import Commit
 from pipeline.ledger import Ledger
 from pipeline.manifest import load_plans
-from pipeline.plan import window_plans
+from pipeline.plan import Plan, window_plans
 from pipeline.retry import committed_images
 from pipeline.signs import PATIENCE, ShardSign, WorkerSign, read_signs
 from pipeline.storage import Store, StoreError, StoreOptions
@@ -44,10 +44,14 @@ LATEST = 200
 class Seen:
     """What is known of a job, kept between two looks: each look reads what is new alone."""
 
+    output: Store
+    job: str
+    """The job's name."""
     store: Store
-    name: str
-    shards: int
-    images: int
+    """Where the stage that is at work commits: the output, or that of a tiled job's windows."""
+    plans: list[Plan] = field(default_factory=list)
+    shards: int = 0
+    images: int = 0
     tally: Tally = field(default_factory=Tally)
     latest: deque[Commit] = field(default_factory=lambda: deque(maxlen=LATEST))
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=ERRORS))
@@ -60,21 +64,23 @@ class Seen:
     """Shards whose errors were read."""
 
     @classmethod
-    def of(cls, store: Store) -> Seen:
-        """A job before the first look. Raises JobError where none ever ran."""
-        job = standing_job(Ledger(store))
+    def of(cls, output: Store) -> Seen:
+        """A job before the first look. Raises JobError where none ever ran, StoreError, PlanError."""
+        job = standing_job(Ledger(output))
         if job is None:
-            raise no_job(store)
-        plans, name = load_plans(store), str(job.get("name", "?"))
-        windows = window_plans(plans)
-        if windows and Ledger(open_windows(store)).pending(windows):
-            # Of a tiled job: its first stage, where the time goes.
-            store, plans, name = open_windows(store), windows, f"{name}, windows"
-        shards, images = sum(plan.shards for plan in plans), sum(plan.images for plan in plans)
-        return cls(store, name, shards, images)
+            raise no_job(output)
+        seen = cls(output, str(job.get("name", "?")), output)
+        seen._follow()
+        return seen
+
+    @property
+    def name(self) -> str:
+        """The job's, and of a tiled one whether this is its first stage."""
+        return self.job if self.store is self.output else f"{self.job}, windows"
 
     def look(self) -> None:
-        """Read what has changed. Raises StoreError."""
+        """Read what has changed. Raises StoreError, PlanError."""
+        self._follow()
         ledger = Ledger(self.store)
         revisions = ledger.revisions()
         # All at once, from folded records, the first time; then one request a shard that is new.
@@ -91,6 +97,11 @@ class Seen:
                 said.append((sign.time, sign.images))
             while len(said) > 2 and said[-1][0] - said[1][0] >= WINDOW:
                 said.popleft()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of the job is left, as far as its last look goes."""
+        return self.store is self.output and self.tally.shards >= self.shards
 
     def rate(self, sign: WorkerSign) -> float:
         """Images a second that a worker did of late, by its own clock."""
@@ -109,6 +120,27 @@ class Seen:
         """Seconds from the first batch to the last of the middle shard."""
         took = [c.work.last - c.work.first for c in self.latest if c.work.first and c.work.last]
         return statistics.median(took) if took else None
+
+    def _follow(self) -> None:
+        """Take in generations that were appended, and go over to the stage of a tiled job that is at work."""
+        before, windowed = len(self.plans), self.store is not self.output
+        self.plans += load_plans(self.output, before)
+        windows = window_plans(self.plans)
+        if windows and (len(self.plans) > before or (windowed and self.tally.shards >= self.shards)):
+            # First its windows, where the time goes; then the rasters they are stitched to.
+            first = open_windows(self.output)
+            left = bool(Ledger(first).pending(windows))
+            if left != windowed:
+                self._turn_to(first if left else self.output)
+            windowed = left
+        plans = windows if windowed else self.plans
+        self.shards, self.images = (sum(getattr(plan, of) for plan in plans) for of in ("shards", "images"))
+
+    def _turn_to(self, store: Store) -> None:
+        """Go over to another stage: what was counted of the one before says nothing of it."""
+        self.store, self.tally = store, Tally()
+        for kept in (self.latest, self.known, self.counted, self.told):
+            kept.clear()
 
     def _read_errors(self) -> None:
         """Take in what the latest shards say of inputs that ended badly; one file of rows at most."""
@@ -134,7 +166,7 @@ def show_top(
         Live(page(seen), console=console, refresh_per_second=4, transient=False) as live,
         suppress(KeyboardInterrupt),
     ):
-        while seen.tally.shards < seen.shards:
+        while not seen.complete:
             time.sleep(every)
             with suppress(StoreError):  # the page stays as it was
                 seen.look()

@@ -134,7 +134,7 @@ class TrainModelSection(Section):
         if self.weights is not None and own:
             raise ValueError(f"{', '.join(own)} cannot be chosen: the network is that of `weights`")
         if self.weights is not None and self.backbone_weights is not None:
-            raise ValueError("weights and backbone_weights exclude each other")
+            raise ValueError("give weights or backbone_weights, not both")
         return self
 
     def stated(self) -> dict[str, object]:
@@ -220,6 +220,10 @@ class TrainSpec(JobSpec):
             raise ValueError("workers.least is more than workers.count")
         if own and (self.device == "cuda") != (own.gpus > 0):
             raise ValueError("device: cuda and workers.gpus go together")
+        if self.device == "cpu" and self.training.precision == "float16":
+            raise ValueError(
+                "training.precision: float16 is for device: cuda; on processors give bfloat16 or float32"
+            )
         if own and self.threads != 1:
             raise ValueError("threads is for a training without workers; give workers.cpus instead")
         return self

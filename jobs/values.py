@@ -42,7 +42,9 @@ def _timezone(name: str) -> None:
 
 def _environment_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
-        raise ValueError(f"{name[:60]!r} names no environment variable: letters, digits and _")
+        raise ValueError(
+            f"{name[:60]!r} is no name of an environment variable; expected letters, digits and _"
+        )
     return name
 
 

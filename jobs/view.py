@@ -11,14 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.errors import JobError
-from jobs.resolve import standing_job
-from jobs.run_report.page import REPORT_KEY, render
 from jobs.target import no_job, open_target
 from jobs.viewer.guard import loopback
 from jobs.viewer.server import free_socket, make_app, serve
 from jobs.viewer.view import View
-from pipeline.ledger import Ledger
-from pipeline.storage import StoreOptions
+from pipeline.storage import NotFound, StoreOptions
 from pipeline.tables import Run
 
 
@@ -45,9 +42,10 @@ def view_outputs(
 def open_run(target: str, options: StoreOptions) -> Run:
     """The run of an output or of a spec file. Raises JobError where no job ever ran."""
     store = open_target(target, options)
-    if standing_job(Ledger(store)) is None:
-        raise no_job(store)
-    return Run(store)
+    try:
+        return Run(store)
+    except NotFound:
+        raise no_job(store) from None
 
 
 def _address(listening: socket.socket, host: str, token: str | None) -> str:
@@ -65,6 +63,8 @@ def write_report(
 
     Raises JobError where no job ever ran, StoreError when the store cannot be reached or written.
     """
+    from jobs.run_report.page import REPORT_KEY, render  # loads what draws, which the viewer's start does not
+
     run = open_run(target, options)
     page = render(run).encode()
     if to is None:

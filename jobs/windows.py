@@ -47,8 +47,12 @@ class WindowStage:
         self.ledger.repair()
         return self.ledger.pending(self.window_plans)
 
-    def run(self, shards: Sequence[str], workers: int, least: int | None, limits: Limits) -> None:
-        """Segment the shards; raises Incomplete when some could not be, and what `Drive.run` does.
+    def run(
+        self, shards: Sequence[str], workers: int, least: int | None, limits: Limits
+    ) -> dict[str, object]:
+        """Segment the shards; returns what was done, as `Drive.run`.
+
+        Raises Incomplete when some could not be, and what `Drive.run` does.
 
         `workers`, `least` and `limits` are as `Drive` has them.
         """
@@ -58,11 +62,12 @@ class WindowStage:
         drive = Drive(self.store, settings, shards, workers, tally, total, self.console)
         drive.doing, drive.asked = SEGMENTING_WINDOWS, self.output
         drive.least, drive.limits = least, limits.after(tally, settings.gpus)
-        drive.run()
+        done = drive.run()
         missing = self.ledger.pending(self.window_plans)
         if missing:
             some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise Incomplete(f"{len(missing)} shards of windows are missing ({some}); {REPEAT}")
+        return done
 
     def tally(self) -> Tally:
         """What the windows come to so far."""

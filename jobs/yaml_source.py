@@ -143,6 +143,8 @@ def _compose(text: str, source: str) -> yaml.Node | None:
             message = "a second document begins; a spec is one document"
         else:
             message = f"not valid YAML: {error.problem or error.context or 'cannot be read'}"
+            if "'\\t'" in message:
+                message = "not valid YAML: a tab stands here; use spaces"
         raise SpecError([Problem(str(place), "", message)]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

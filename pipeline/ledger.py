@@ -33,10 +33,9 @@ from pipeline.commit import (
     started_key,
 )
 from pipeline.folding import FOLD, Folded, fold
-from pipeline.manifest import Plan
 from pipeline.objects import Data
+from pipeline.plan import Plan
 from pipeline.schemas import TABLES
-from pipeline.settings import difference
 from pipeline.steps import Step, reached
 from pipeline.storage import NotFound, ObjectInfo, Store, StoreError
 
@@ -156,11 +155,14 @@ class Ledger:
         unfolded = sorted((shard, wanted[shard]) for shard in wanted if shard not in infos)
         with ThreadPoolExecutor(READERS) as readers:
             fetched = readers.map(lambda item: self._record(*item), unfolded)
-            for shard in sorted(wanted):
-                if shard in infos:
-                    yield folded.commit(infos[shard]) or self._record(shard, wanted[shard])
-                else:
-                    yield next(fetched)
+            try:
+                for shard in sorted(wanted):
+                    if shard in infos:
+                        yield folded.commit(infos[shard]) or self._record(shard, wanted[shard])
+                    else:
+                        yield next(fetched)
+            finally:
+                readers.shutdown(wait=False, cancel_futures=True)  # who stops taking them waits for no more
 
     def _folded(self, wanted: Mapping[str, int]) -> tuple[Folded, dict[str, ObjectInfo]]:
         """What is folded, and which of the wanted records are, by shard."""
@@ -367,4 +369,6 @@ def settled(commit: Commit, now: float | None = None) -> bool:
 
 
 def _differences(old: object, new: object) -> list[str]:
+    from pipeline.settings import difference  # loads what decodes images, and few come here
+
     return difference(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else []

@@ -63,11 +63,15 @@ class LocalBackend:
 
     def put(self, key: str, data: Data) -> None:
         """Write a file, replacing what is there in one step."""
-        self._write(key, lambda temporary: _fill(temporary, data), _replace)
+        self._write(key, lambda temporary: _fill(temporary, [data]), _replace)
+
+    def put_chunks(self, key: str, chunks: Iterator[bytes]) -> None:
+        """Write a file as its bytes come, replacing what is there in one step."""
+        self._write(key, lambda temporary: _fill(temporary, chunks), _replace, tries=1)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write a file unless there is one: the hard link is the step that only one writer can take."""
-        return self._write(key, lambda temporary: _fill(temporary, data), _link)
+        return self._write(key, lambda temporary: _fill(temporary, [data]), _link)
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file, replacing what is there in one step."""
@@ -235,9 +239,9 @@ def _info(key: str, found: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}")
 
 
-def _fill(temporary: str, data: Data) -> None:
+def _fill(temporary: str, chunks: Iterable[Data]) -> None:
     with open(temporary, "xb") as file:
-        file.write(data)
+        file.writelines(chunks)
         _flush(file)
 
 

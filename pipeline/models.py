@@ -128,7 +128,9 @@ def resolved(uri: str, options: StoreOptions) -> str:
         return uri
     found = Models(Store.open(parent or ".", options)).current()
     if found is None:
-        raise ModelsError(f"{uri}: no version was promoted there")
+        raise ModelsError(
+            f"{uri}: no version was promoted there; do so with `condinst promote`, or name a weights file"
+        )
     return f"{parent}/{found.file}" if parent else found.file
 
 

@@ -119,11 +119,11 @@ def load_plan(output: Store, generation: int) -> Plan:
     return plan
 
 
-def load_plans(output: Store) -> list[Plan]:
-    """Read all plans of an output, first generation first; none where no job was planned yet."""
+def load_plans(output: Store, first: int = 0) -> list[Plan]:
+    """Read the plans of an output from a generation on, in order; none where no job was planned yet."""
     plans: list[Plan] = []
     found = sum(info.key.endswith(".json") for info in output.list(PLANS))
-    for generation in range(found):
+    for generation in range(first, found):
         try:
             plans.append(load_plan(output, generation))
         except NotFound:

@@ -83,6 +83,19 @@ class RemoteBackend:
             parts = -(-len(data) // _PART) + 2
             self._call(key, lambda: obstore.put(self._again, key, data, chunk_size=_PART), parts)
 
+    def put_chunks(self, key: str, chunks: Iterator[bytes]) -> None:
+        """Write an object as its bytes come, in parts, replacing what is there in one step."""
+        begun = False
+
+        def send() -> None:
+            nonlocal begun
+            if begun:  # what came is gone: the rest alone would be another object
+                raise StoreError(f"{self.root}/{key}: refused while it was written; run the command again")
+            begun = True
+            obstore.put(self._again, key, chunks, use_multipart=True, chunk_size=_PART, max_concurrency=4)
+
+        self._explained(key, send)
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless there is one.
 

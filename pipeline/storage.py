@@ -12,7 +12,6 @@ from typing import BinaryIO, Protocol
 from pipeline.keys import Location, addressable, locate, printable, under
 from pipeline.local import LocalBackend
 from pipeline.objects import Check, Data, Denied, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
-from pipeline.remote import remote_backend
 
 __all__ = [
     "Denied",
@@ -33,6 +32,7 @@ class Backend(Protocol):
     def get_range(self, key: str, start: int, length: int) -> bytes: ...
     def head(self, key: str) -> ObjectInfo: ...
     def put(self, key: str, data: Data) -> None: ...
+    def put_chunks(self, key: str, chunks: Iterator[bytes]) -> None: ...
     def create(self, key: str, data: bytes) -> bool: ...
     def list(self, prefix: str) -> Iterator[ObjectInfo]: ...
     def copy(self, source: str, target: str) -> None: ...
@@ -114,6 +114,13 @@ class Store:
         """Write an object, replacing what is there: readers see the old one or the new one, never a part."""
         self._backend.put(self._full(key), data)
 
+    def put_chunks(self, key: str, chunks: Iterator[bytes]) -> None:
+        """Write an object, of any size, as its bytes come; the same promise as `put`.
+
+        Where `chunks` raises, nothing is left. A failed request is made again, the whole is not.
+        """
+        self._backend.put_chunks(self._full(key), chunks)
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one is there; of many writers exactly one succeeds.
 
@@ -173,6 +180,8 @@ class Store:
         place = self._location
         if place.scheme == "file":
             return LocalBackend(self.uri)
+        from pipeline.remote import remote_backend  # its clients take half a second to load
+
         return remote_backend(place.scheme, place.bucket, self.options)
 
     def _full(self, key: str) -> str:

@@ -17,14 +17,12 @@ from typing import Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline.commit import Commit, attempt_key, public_key
 from pipeline.ledger import Ledger, LedgerError
-from pipeline.manifest import Plan, load_plans
 from pipeline.maskviews import MASK_COLUMNS, Mask, boxes, masks_of, pixel_polygons
-from pipeline.plan import window_plans
+from pipeline.plan import Plan, load_plans, window_plans
 from pipeline.rowmasks import crop, full_frame_rle, polygons
 from pipeline.schemas import (
     INSTANCES_SCHEMA,
@@ -96,8 +94,17 @@ class Run:
     @cached_property
     def commits(self) -> list[Commit]:
         """The records of the committed shards, in plan order."""
-        records = {commit.shard: commit for commit in self.ledger.records(self._revisions)}
+        records = {commit.shard: commit for commit in self.read_commits()}
         return [records[shard] for shard in self.shards]
+
+    def read_commits(self) -> Iterator[Commit]:
+        """The same as they are read, mostly in plan order."""
+        return self.ledger.records(self._revisions)
+
+    def records(self, shards: Sequence[str]) -> list[Commit]:
+        """The records of some committed shards, in that order, a request each: not all."""
+        found = {c.shard: c for c in self.ledger.records({name: self._revisions[name] for name in shards})}
+        return [found[name] for name in shards]
 
     @property
     def tiled(self) -> bool:
@@ -214,12 +221,12 @@ class Run:
         table: TableName,
         columns: Sequence[str] | None = None,
         filter: pc.Expression | None = None,
+        commits: Sequence[Commit] | None = None,
     ) -> Iterator[pa.Table]:
         """The same rows, a table a shard: as many as `commits`, in their order, some read ahead."""
+        wanted = self.commits if commits is None else commits
         with ThreadPoolExecutor(READERS) as readers:
-            yield from _ahead(
-                readers, lambda commit: self._read(commit, table, columns, filter), self.commits
-            )
+            yield from _ahead(readers, lambda commit: self._read(commit, table, columns, filter), wanted)
 
     def _read(
         self, commit: Commit, table: TableName, columns: Sequence[str] | None, filter: pc.Expression | None
@@ -263,16 +270,41 @@ class Run:
         columns: Sequence[str] | None,
         filter: pc.Expression | None,
     ) -> pa.Table:
+        full = self.schema(table)
+        names = full.names if columns is None else columns
+        schema = pa.schema([full.field(name) for name in names], metadata=full.metadata)
+        if filter is None and schema.names and not any("." in name for name in schema.names):
+            return _whole(pq.ParquetFile(file), schema)
+        import pyarrow.dataset as ds  # loads pandas
+
         fragment = ds.ParquetFileFormat().make_fragment(file)
         rows = ds.Scanner.from_fragment(
             fragment,
-            schema=self.schema(table),
-            columns=None if columns is None else list(columns),
+            schema=full,
+            columns=list(names),
             filter=filter,
             use_threads=False,
         ).to_table()
-        geo = (fragment.physical_schema.metadata or {}).get(GEO)
-        return rows.replace_schema_metadata({**(rows.schema.metadata or {}), GEO: geo}) if geo else rows
+        return _with_geo(rows, (fragment.physical_schema.metadata or {}).get(GEO))
+
+
+def _whole(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:
+    """All rows of a file, in the columns of `schema`; null where it has none of that name."""
+    there = set(file.schema_arrow.names)
+    found = file.read(columns=[name for name in schema.names if name in there], use_threads=False)
+    arrays = [
+        found[field.name].cast(field.type)
+        if field.name in there
+        else pa.chunked_array([pa.nulls(file.metadata.num_rows, field.type)])
+        for field in schema
+    ]
+    rows = pa.Table.from_arrays(arrays, schema=schema)
+    return _with_geo(rows, (file.schema_arrow.metadata or {}).get(GEO))
+
+
+def _with_geo(rows: pa.Table, geo: bytes | None) -> pa.Table:
+    """Rows that say what their file says of its geometries."""
+    return rows.replace_schema_metadata({**(rows.schema.metadata or {}), GEO: geo}) if geo else rows
 
 
 def _ahead(

@@ -7,10 +7,12 @@ whole group when a worker or its node dies. What they have learned is in the che
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,11 @@ from pipeline.cluster import cluster
 TIMEOUT = 1800
 """Seconds that a process waits for the others: one of them may be measuring."""
 _POLL = 0.5
+_ENDING = 30.0
+"""Seconds that Ray Train's thread gets to end once Ray has: left in its code, it could abort the exit."""
+_OURS = ("condinst", "pipeline", "jobs")
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|peer", re.IGNORECASE)
+"""What a process says whose companion is gone."""
 
 
 class WorkersFailed(Exception):
@@ -59,7 +66,7 @@ def run_group(
     the workers' own exception where it is one that a person can put right, and otherwise WorkersFailed.
     """
     least = group.least or group.count
-    with cluster(group, least, address=address, spare=0):
+    with ExitStack() as last, cluster(group, least, address=address, spare=0):
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -72,6 +79,7 @@ def run_group(
             target=_fit, args=(work, {**payload, "mailbox": mailbox}, group, failed), daemon=True
         )
         runner.start()
+        last.callback(runner.join, _ENDING)  # after the cluster, which an interrupt leaves while it works
         while runner.is_alive():
             runner.join(_POLL)
             for text in ray.get(mailbox.take.remote()):
@@ -145,25 +153,51 @@ def _teller(mailbox: Any) -> Any:
 
     class Teller(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            rank, error = min(worker_exceptions.items(), key=lambda item: item[0])
-            post(mailbox, f"worker {rank} ended ({_last_words(error)}); going back to the last checkpoint\n")
+            rank, error = culprit(worker_exceptions)
+            post(mailbox, f"worker {rank} ended ({last_words(error)}); going back to the last checkpoint\n")
 
     return Teller()
 
 
-def _last_words(error: BaseException) -> str:
+def culprit(failures: Mapping[int, BaseException]) -> tuple[int, BaseException]:
+    """The worker that others were lost with, by rank, and what became of it: they only lost a connection."""
+    bare = {rank: _bare(error) for rank, error in failures.items()}
+    rank = min(bare, key=lambda rank: (_guilt(bare[rank]), rank))
+    return rank, bare[rank]
+
+
+def last_words(error: BaseException) -> str:
     """The last line of an exception that may carry a whole traceback."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip()[:300]
+    return lines[-1].strip()[:500]
+
+
+def _bare(error: BaseException) -> BaseException:
+    """What Ray's wrappers hold: a check of a worker's health that failed is the worker's death."""
+    for name in ("health_check_failure", "cause"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException) and inner is not error:
+            return _bare(inner)
+    return error
+
+
+def _guilt(error: BaseException) -> int:
+    """0 for what this project raises, then a death, then the rest; last, a lost companion."""
+    from ray.exceptions import RayActorError
+
+    if type(error).__module__.split(".")[0] in _OURS:
+        return 0
+    if isinstance(error, RayActorError):
+        return 1
+    return 3 if _LOST.search(str(error)) else 2
 
 
 def _cause(error: BaseException) -> BaseException:
     """The worker's own exception, if it is no mere loss of another worker."""
     failures = getattr(error, "worker_failures", {})
-    for _, failure in sorted(failures.items()):
-        cause = getattr(failure, "cause", None) or failure
-        if type(cause).__module__.split(".")[0] in ("condinst", "pipeline", "jobs"):
-            raised: BaseException = cause
-            return raised
-    last = _last_words(next(iter(failures.values()), error))
-    return WorkersFailed(f"the workers died too often (workers.max_failures); one of them said: {last}")
+    _, raised = culprit(failures) if failures else (0, _bare(error))
+    if type(raised).__module__.split(".")[0] in _OURS:
+        return raised
+    return WorkersFailed(
+        f"the workers died too often (workers.max_failures); one of them said: {last_words(raised)}"
+    )

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 import condinst
 from condinst.config import DetectConfig, FixedScale, Precision
 from condinst.preprocess import Prepared, prepare, resized_size
-from condinst.weights import DEMO, digest, read_config
+from condinst.weights import DEMO, WeightsError, digest, read_config
 from pipeline.models import resolved
 from pipeline.settings import SegmentSettings
-from pipeline.storage import Store, StoreOptions
+from pipeline.storage import NotFound, Store, StoreOptions
 
 
 class ModelChanged(Exception):
@@ -28,14 +28,21 @@ def fetch_weights(uri: str, options: StoreOptions, folder: Path) -> Path:
     """A local path of the weights that `uri` names: itself where it is one, else a copy in `folder`.
 
     `demo` stays `demo`; of a model's `current.json` it is the current version. Raises ModelsError where there
-    is none, StoreError when the store does not give the file.
+    is none, WeightsError where the URI names no file, StoreError when the store does not give it.
     """
     uri = resolved(uri, options)
     if uri == DEMO or "://" not in uri:
         return Path(uri)
     parent, _, name = uri.rpartition("/")
     target = folder / "weights.safetensors"
-    target.write_bytes(Store.open(parent, options).get(name))
+    try:
+        if not name:
+            raise NotFound
+        target.write_bytes(Store.open(parent, options).get(name))
+    except NotFound:
+        raise WeightsError(
+            f"{uri}: there is no such weights file; give the URI of a .safetensors file, or `{DEMO}`"
+        ) from None
     return target
 
 

@@ -6,7 +6,7 @@ import base64
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,16 @@ SHOWN = (
 SERIOUS = ("serious", "critical")
 PHONE = (390, 844)
 DESK = (1280, 860)
+PATIENCE = 180.0
+"""Seconds that something may take on a machine with much else to do."""
 
 
 @contextmanager
-def chromium(size: tuple[int, int] = DESK, dark: bool = False) -> Iterator[Any]:
-    """A selenium driver. Skips the test, and says why, where there is no Chromium.
+def chromium() -> Iterator[Any]:
+    """A selenium driver, `dressed` for the desk. Skips the test, and says why, where there is no Chromium.
 
-    WebGL is drawn by the CPU; nothing is asked of the network but what the page itself asks.
+    WebGL is drawn by the CPU; nothing is asked of the network but what the page itself asks. It takes seconds
+    to start: one is enough for a file of tests.
     """
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
@@ -51,26 +54,39 @@ def chromium(size: tuple[int, int] = DESK, dark: bool = False) -> Iterator[Any]:
         "--enable-unsafe-swiftshader",
         "--force-color-profile=srgb",
         f"--user-data-dir={profile}",
-        f"--window-size={size[0]},{size[1]}",
-        *(["--blink-settings=preferredColorScheme=0"] if dark else []),
+        f"--window-size={DESK[0]},{DESK[1]}",
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     page = webdriver.Chrome(options=options, service=Service(driver))
     try:
-        page.set_script_timeout(60)
-        page.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE},
-        )
-        page.execute_cdp_cmd(
-            "Emulation.setEmulatedMedia",
-            {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]},
-        )
+        page.set_script_timeout(PATIENCE)
+        dress(page)
         yield page
     finally:
         page.quit()
         shutil.rmtree(profile, ignore_errors=True)
+
+
+def dress(page: Any, size: tuple[int, int] = DESK, dark: bool = False) -> None:
+    """Leave what is shown, and be a screen of that size, by day or by night."""
+    page.get("about:blank")
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE},
+    )
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]},
+    )
+    assert page.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches") is dark
+
+
+def until(page: Any, holds: Callable[[], Any]) -> Any:
+    """Wait until something holds, whatever is raised before; returns what it gives."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(page, PATIENCE, ignored_exceptions=(Exception,)).until(lambda _: holds())
 
 
 def errors(page: Any) -> list[str]:

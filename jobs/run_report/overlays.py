@@ -31,7 +31,8 @@ SECONDS = 60.0
 """Time that all overlays together may take."""
 BYTES = 3_000_000
 """Of all overlays; the page has to stay under 5 MB."""
-_LONGEST = 900
+_SHORTEST, _LONGEST = 480, 900
+"""What the longest edge of a picture measures."""
 _PART = 2400
 """Longest edge of what is drawn of an image."""
 Floats = NDArray[np.float64]
@@ -131,8 +132,8 @@ class _Drawer:
             boxes=found.boxes - np.array([part.x, part.y] * 2, np.float32),
             masks=replace(found.masks, x=found.masks.x - part.x, y=found.masks.y - part.y),
         )
-        picture = Image.fromarray(draw(self._pictures.part(row, part), found, self._classes))
-        picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.LANCZOS)
+        pixels = self._pictures.part(row, part)
+        picture = Image.fromarray(draw(pixels, found, self._classes, _SHORTEST, _LONGEST))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=74, method=4)
         return base64.b64encode(buffer.getvalue()).decode()

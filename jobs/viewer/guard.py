@@ -12,7 +12,7 @@ from aiohttp.typedefs import Middleware
 
 from jobs.errors import one_line
 from pipeline.ledger import LedgerError
-from pipeline.manifest import PlanError
+from pipeline.plan import PlanError
 from pipeline.records import InputRejected
 from pipeline.storage import StoreError
 

@@ -10,66 +10,31 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.viewer.places import centres
+from jobs.viewer.filters import SORTS, Filter, matching
+from jobs.viewer.shelf import FIRST, IMAGES, INSTANCES, Shelf, listed
 from pipeline.tables import Run
 
-Sort = Literal["order", "name", "count", "best", "worst", "pixels"]
-_SORTS: dict[str, str] = {
-    "order": "no",
-    "name": "image_id",
-    "count": "hits",
-    "best": "best",
-    "worst": "worst",
-    "pixels": "width::BIGINT * height",
-}
 _TABLES = """
 CREATE TABLE images (no INTEGER, shard INTEGER, place INTEGER, image_id VARCHAR, status VARCHAR,
     error VARCHAR, width INTEGER, height INTEGER, instances INTEGER, best FLOAT, worst FLOAT);
 CREATE TABLE instances (no INTEGER, instance_id INTEGER, category SMALLINT, score FLOAT);
 CREATE TABLE places (no INTEGER, instance_id INTEGER, category SMALLINT, score FLOAT, lon DOUBLE, lat DOUBLE);
 """
-_IMAGES = ("image_id", "status", "error", "width", "height", "instances")
-_INSTANCES = ("image_id", "instance_id", "category", "score")
+_ALL = 2**62
 _SECONDS = 0.3
 """Rows are made visible this often."""
-_PAGE = "no, shard, image_id, status, error, width, height, instances, hits, best, worst"
-
-
-class Filter(BaseModel):
-    """What the grid shows: the words of an address, checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    status: tuple[str, ...] = ()
-    """Statuses; none is all."""
-    category: tuple[str, ...] = ()
-    """Classes of the instances that count; none is all."""
-    score_min: float = Field(0.0, ge=0, le=1)
-    score_max: float = Field(1.0, ge=0, le=1)
-    count_min: int | None = Field(None, ge=0, le=2**31 - 1)
-    """Fewest instances that count. By default 1 when a class or a score is asked for."""
-    count_max: int | None = Field(None, ge=0, le=2**31 - 1)
-    text: str = Field("", max_length=1000)
-    """Part of the image's id or of its error, in any case of letters."""
-    sort: Sort = "order"
-    falling: bool = False
-    page: int = Field(0, ge=0, le=10**7)
-    size: int = Field(60, ge=1, le=500)
-
-    @property
-    def narrowed(self) -> bool:
-        """Whether only some instances count."""
-        return bool(self.category) or self.score_min > 0 or self.score_max < 1
+_PAGE = (
+    *("no", "shard", "image_id", "status", "error", "width", "height", "instances"),
+    *("hits", "best", "worst"),
+)
 
 
 @dataclass(frozen=True)
@@ -77,8 +42,10 @@ class Page:
     """One page of the grid."""
 
     total: int
-    """Images that the filter holds for."""
+    """Images that the filter holds for, of those looked at."""
     images: list[dict[str, Any]]
+    whole: bool
+    """Whether all of the run was looked at."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +62,7 @@ class Index:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.categories = sorted({name for commit in run.commits for name in commit.classes})
+        self.shelf = Shelf(run)
         self.crs = run.crs
         """Of the instances' geometries; None for a run without."""
         self.shards = 0
@@ -108,16 +75,23 @@ class Index:
         self._db.execute("SET enable_external_access = false; SET memory_limit = '1GB'; SET threads = 2")
         self._db.execute(_TABLES)
         self._stop = threading.Event()
+        self._begin = threading.Event()
         self._came = threading.Condition()
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Classes by number, as far as they are known: more may follow, none changes its place."""
+        return self.shelf.known.categories
 
     @property
     def complete(self) -> bool:
         """Whether every shard is in."""
-        return self.shards == len(self.run.commits)
+        return self.shelf.counted and self.shards == len(self.run.shards)
 
     def stop(self) -> None:
         """Let whoever fills it end with the shard that is in work."""
         self._stop.set()
+        self._begin.set()
 
     def close(self) -> None:
         """Take the file away; nobody may fill it or ask any more."""
@@ -126,10 +100,13 @@ class Index:
         del self._db  # at the end of the process duckdb prints what of it is still held
         self._folder.cleanup()
 
-    def fill(self) -> None:
-        """Read the run's tables to their end. An error ends it, and is told in `error`."""
+    def fill(self, patience: float = 0.0) -> None:
+        """Read the run's tables to their end. An error ends it, and is told in `error`.
+
+        The first page has so many seconds to itself, unless more is asked for before.
+        """
         try:
-            self._fill()
+            self._fill(patience)
         except Exception as error:
             if not self._stop.is_set():
                 self.error = f"{type(error).__name__}: {error}"
@@ -138,33 +115,59 @@ class Index:
 
     def wait_for(self, images: int, seconds: float) -> None:
         """Wait until so many images are in, or all, or the time is over."""
-        with self._came:
-            self._came.wait_for(
-                lambda: self._images >= images or self.complete or self.error is not None, seconds
-            )
+        self._wait(lambda: self._images >= images or self.complete, seconds)
+
+    def wait_for_page(self, wanted: Filter, seconds: float) -> None:
+        """Wait until a page can be had whole, or the time is over."""
+        end = (wanted.page + 1) * wanted.size
+        if wanted.plain and not wanted.falling and end <= FIRST:
+            self._wait(lambda: self.shelf.counted or self.shelf.known.images >= end, seconds, first=True)
+        elif wanted.plain:
+            self._wait(lambda: self.shelf.counted, seconds)
+        else:
+            self.wait_for(end, seconds)
+
+    def wait_for_image(self, no: int, seconds: float) -> None:
+        """Wait until that image can be had, or it is known that there is none, or the time is over."""
+        self._wait(lambda: self.shelf.known.images > no or self.shelf.counted, seconds)
 
     def page(self, wanted: Filter) -> Page:
         """The images that a filter holds for, in its order, those of its page.
 
-        `hits`, `best` and `worst` are the number and the scores of the instances that count.
+        `hits`, `best` and `worst` are the number and the scores of the instances that count. While shards
+        come in, images in plan order are read from their files; all else is of the shards that are in.
         """
-        rows, values = self._matching(wanted)
+        if wanted.plain and not self.complete and self.error is None:
+            whole, images = self.shelf.counted, self.shelf.known.images
+            shown = self.shelf.page(wanted.page, wanted.size, wanted.falling)
+            self._begin.set()
+            return Page(images, [{name: row[name] for name in _PAGE} for row in shown], whole)
+        complete = self.complete
+        rows, values = matching(wanted, self.categories)
         falling = "DESC" if wanted.falling else "ASC"
-        order = f"{_SORTS[wanted.sort]} {falling} NULLS LAST, no {falling}"
-        sql = f"SELECT {_PAGE}, count(*) OVER () AS total FROM ({rows}) ORDER BY {order} LIMIT ? OFFSET ?"
+        order = f"{SORTS[wanted.sort]} {falling} NULLS LAST, no {falling}"
+        columns = f"{', '.join(_PAGE)}, count(*) OVER () AS total"
+        sql = f"SELECT {columns} FROM ({rows}) ORDER BY {order} LIMIT ? OFFSET ?"
         found = self._ask(sql, [*values, wanted.size, wanted.page * wanted.size])
         if not found and wanted.page:
             counted = self._ask(f"SELECT count(*) AS total FROM ({rows})", values)
-            return Page(counted[0]["total"], [])
-        return Page(found[0]["total"] if found else 0, [_without(row, "total") for row in found])
+            return Page(counted[0]["total"], [], complete)
+        total = found[0]["total"] if found else 0
+        return Page(total, [{name: row[name] for name in _PAGE} for row in found], complete)
 
     def image(self, no: int) -> dict[str, Any] | None:
         """One image's row, with `place`, its place in its shard; None where there is none yet."""
         found = self._ask("SELECT *, instances AS hits FROM images WHERE no = ?", [no])
-        return found[0] if found else None
+        return found[0] if found else self.shelf.row(no)
 
-    def find(self, image_id: str) -> dict[str, Any] | None:
-        """The same of the image of that id."""
+    def find(self, image_id: str, near: int | None = None, seconds: float = 0.0) -> dict[str, Any] | None:
+        """The same of the image of that id; where it is likely to be is looked first, then in what is in.
+
+        Waits so many seconds for all to be in.
+        """
+        if near is not None and (row := self.shelf.row(near)) is not None and row["image_id"] == image_id:
+            return row
+        self.wait_for(_ALL, seconds)
         found = self._ask("SELECT *, instances AS hits FROM images WHERE image_id = ?", [image_id])
         return found[0] if found else None
 
@@ -187,47 +190,23 @@ class Index:
         by_cell = f"{middle} GROUP BY floor(lon / ?), floor(lat / ?)"
         return Cells(total, self._ask(by_cell, [*values, width, height]))
 
-    def _matching(self, wanted: Filter) -> tuple[str, list[Any]]:
-        """SQL of the images that a filter holds for, with their `hits`, and its values."""
-        values: list[Any] = []
-        if wanted.narrowed:
-            chosen = [self.categories.index(name) for name in wanted.category if name in self.categories]
-            some = "AND category IN (SELECT unnest(?::SMALLINT[]))" if wanted.category else ""
-            values += [wanted.score_min, wanted.score_max, *([chosen] if wanted.category else [])]
-            hits = (
-                "SELECT no, count(*) AS hits, max(score) AS best, min(score) AS worst "
-                f"FROM instances WHERE score BETWEEN ?::FLOAT AND ?::FLOAT {some} GROUP BY no"
-            )
-            source = (
-                "SELECT i.* EXCLUDE (best, worst), coalesce(h.hits, 0) AS hits, h.best, h.worst "
-                f"FROM images i LEFT JOIN ({hits}) h USING (no)"
-            )
-        else:
-            source = "SELECT *, instances AS hits FROM images"
-        least = wanted.count_min
-        if least is None and wanted.narrowed and wanted.count_max != 0:
-            least = 1
-        tests = ["true"]
-        for test, value in (
-            ("status IN (SELECT unnest(?::VARCHAR[]))", list(wanted.status) or None),
-            ("hits >= ?", least),
-            ("hits <= ?", wanted.count_max),
-            ("contains(lower(concat_ws(chr(10), image_id, error)), lower(?))", wanted.text or None),
-        ):
-            if value is not None:
-                tests.append(test)
-                values.append(value)
-        return f"SELECT * FROM ({source}) WHERE {' AND '.join(tests)}", values
-
     def _ask(self, sql: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         with self._db.cursor() as cursor:
             answer = cursor.execute(sql, list(values))
             names = [column[0] for column in answer.description or ()]
             return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
-    def _fill(self) -> None:
-        columns = [*_INSTANCES, "geometry"] if self.crs else list(_INSTANCES)
-        parts = zip(self.run.parts("images", _IMAGES), self.run.parts("instances", columns), strict=True)
+    def _fill(self, patience: float) -> None:
+        self.shelf.learn_first(self._stop.is_set, self._tell)
+        self._begin.wait(patience)
+        self.shelf.learn(self._stop.is_set, self._tell)
+        columns = [*INSTANCES, "geometry"] if self.crs else list(INSTANCES)
+        commits = self.shelf.known.commits
+        parts = zip(
+            self.run.parts("images", IMAGES, commits=commits),
+            self.run.parts("instances", columns, commits=commits),
+            strict=True,
+        )
         with self._db.cursor() as cursor:
             cursor.begin()
             shown = time.monotonic()
@@ -241,43 +220,32 @@ class Index:
                     cursor.begin()
                     shown = time.monotonic()
             cursor.commit()
-        self._tell(len(self.run.commits))
+        self._tell(len(commits))
 
     def _add(
         self, cursor: duckdb.DuckDBPyConnection, shard: int, images: pa.Table, instances: pa.Table
     ) -> None:
-        ids = images["image_id"].combine_chunks()
-        places = pa.array(range(len(ids)), pa.int32())
-        first = pa.scalar(self._images, pa.int32())
-        found = pa.table(
-            {
-                "no": pc.add(pc.index_in(instances["image_id"], value_set=ids), first),
-                "instance_id": instances["instance_id"],
-                "category": pc.index_in(
-                    instances["category"].cast(pa.string()), value_set=pa.array(self.categories, pa.string())
-                ),
-                "score": instances["score"],
-            }
-        )
-        listed = images.add_column(0, "no", pc.add(places, first)).add_column(1, "place", places)
+        rows, found = listed(shard, self.shelf.known, images, instances)
         cursor.register("found", found)
-        cursor.register("listed", listed)
+        cursor.register("listed", rows)
         cursor.execute("INSERT INTO instances SELECT * FROM found")
-        best = "SELECT no, max(score) AS best, min(score) AS worst FROM found GROUP BY no"
-        row = "no, ?, place, image_id, status, error, width, height, instances, best, worst"
-        cursor.execute(f"INSERT INTO images SELECT {row} FROM listed LEFT JOIN ({best}) USING (no)", [shard])
+        cursor.execute("INSERT INTO images SELECT * FROM listed")
         if self.crs:
+            from jobs.viewer.places import centres  # loads what knows of maps
+
             lon, lat = centres(instances["geometry"], self.crs)
             cursor.register("placed", found.append_column("lon", lon).append_column("lat", lat))
             cursor.execute("INSERT INTO places SELECT * FROM placed WHERE lon IS NOT NULL")
-        self._images += len(ids)
+        self._images += rows.num_rows
+
+    def _wait(self, holds: Callable[[], bool], seconds: float, first: bool = False) -> None:
+        if not first and not holds():
+            self._begin.set()
+        with self._came:
+            self._came.wait_for(lambda: holds() or self.error is not None, seconds)
 
     def _tell(self, shards: int | None = None) -> None:
         with self._came:
             if shards is not None:
                 self.shards = shards
             self._came.notify_all()
-
-
-def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != name}

@@ -143,7 +143,7 @@ class Pictures:
         """The plan's entry of a row. Raises InputRejected where there is nothing that may be shown."""
         if row["status"] not in DECODED:
             raise InputRejected(Status(row["status"]), row["error"] or "it was not decoded")
-        ref = self._planned(self._run.commits[row["shard"]].shard, row["image_id"])
+        ref = self._planned(self._run.shards[row["shard"]], row["image_id"])
         if ref is None:
             raise InputRejected(Status.MISSING, "the plan does not have it any more")
         if not 0 <= ref.source < len(self._sources):

@@ -15,21 +15,21 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import ValidationError
 
+from jobs.viewer.filters import Filter
 from jobs.viewer.guard import guard
-from jobs.viewer.index import Filter
+from jobs.viewer.index import Index
 from jobs.viewer.view import View
 from pipeline.records import Window
 
 STATIC = Path(__file__).parent / "static"
 FIRST_PAGE = 1.0
 """Seconds that a page waits for the index to have its images."""
+ALONE = 2.0
+"""Seconds that the first page has the processor for itself before indices are filled."""
 MOST_INSTANCES = 20_000
 """Instances of an image, or of a part of it, that are sent at once: the best."""
 MOST_ON_MAP = 1_500
 _THREADS = 6
-_ALL = 2**62
-_PATIENCE = 20.0
-"""Seconds that an index has to end its shard when the server ends."""
 _LISTS = ("status", "category")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".mjs": "text/javascript"}
 T = TypeVar("T")
@@ -67,15 +67,18 @@ class _Handlers:
 
     async def working(self, _: web.Application) -> AsyncIterator[None]:
         """Fill the indices while the server lives."""
-        fillers = [threading.Thread(target=view.index.fill, daemon=True) for view in self._views]
+        # No daemons: a thread that is inside a library's code when the interpreter ends aborts the process.
+        fillers = [
+            threading.Thread(target=view.index.fill, args=(ALONE,), name="filler") for view in self._views
+        ]
         for filler in fillers:
             filler.start()
         yield
-        self._pool.shutdown(cancel_futures=True)
         for view in self._views:
             view.index.stop()
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
         for filler, view in zip(fillers, self._views, strict=True):
-            filler.join(_PATIENCE)
+            await asyncio.to_thread(filler.join)
             view.index.close()
 
     async def page(self, request: web.Request) -> web.StreamResponse:
@@ -95,15 +98,16 @@ class _Handlers:
     async def images(self, request: web.Request) -> web.StreamResponse:
         """A page of the grid."""
         index, wanted = self._view(request).index, _filter(request)
-        await self._work(index.wait_for, (wanted.page + 1) * wanted.size, FIRST_PAGE)
+        await self._work(index.wait_for_page, wanted, FIRST_PAGE)
         page = await self._work(index.page, wanted)
-        return web.json_response({**asdict(page), "indexed": index.shards, "shards": len(index.run.commits)})
+        return web.json_response({**asdict(page), "indexed": index.shards, "shards": len(index.run.shards)})
 
     async def find(self, request: web.Request) -> web.StreamResponse:
-        """The image of an id, as in the other run."""
-        index = self._view(request).index
-        await self._work(index.wait_for, _ALL, FIRST_PAGE)
-        return web.json_response(_there(await self._work(index.find, request.query.get("image_id", ""))))
+        """The image of an id, as in the other run; `near` is its number there."""
+        index, near = self._view(request).index, _number(request, "near", -1, -1, 10**9)
+        name = request.query.get("image_id", "")
+        found = await self._work(index.find, name, None if near < 0 else near, FIRST_PAGE)
+        return web.json_response(_there(found, index))
 
     async def image(self, request: web.Request) -> web.StreamResponse:
         """One image's row."""
@@ -141,8 +145,8 @@ class _Handlers:
 
     async def _row(self, request: web.Request) -> dict[str, Any]:
         index, no = self._view(request).index, int(request.match_info["no"])
-        await self._work(index.wait_for, no + 1, FIRST_PAGE)
-        return _there(await self._work(index.image, no))
+        await self._work(index.wait_for_image, no, FIRST_PAGE)
+        return _there(await self._work(index.image, no), index)
 
     def _view(self, request: web.Request) -> View:
         number = int(request.match_info["run"])
@@ -197,9 +201,11 @@ def _number(request: web.Request, name: str, default: int, least: int, most: int
     return value
 
 
-def _there(row: dict[str, Any] | None) -> dict[str, Any]:
+def _there(row: dict[str, Any] | None, index: Index) -> dict[str, Any]:
     if row is None:
-        raise web.HTTPNotFound(text="there is no such image, or it is not read yet")
+        read = 100 * index.shards // max(1, len(index.run.shards))
+        so_far = "" if index.complete else f" in the {read} % of the run that are read so far"
+        raise web.HTTPNotFound(text=f"there is no such image{so_far}")
     return row
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.tally import Tally
 from jobs.viewer.index import Index
-from jobs.viewer.pixels import Pictures
-from jobs.viewer.places import corners, geojson
+from jobs.viewer.shelf import Shelf
 from pipeline.records import Window
 from pipeline.tables import Run
+
+if TYPE_CHECKING:
+    from jobs.viewer.pixels import Pictures
 
 _COLUMNS = ("image_id", "instance_id", "category", "score", "bbox", "area", "mask", "truncated")
 _SHARDS = 8
@@ -28,28 +30,34 @@ class View:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.index = Index(run)
-        self.pictures = Pictures.of(run)
-        self._tally = Tally.of(run.commits)
-        self._rows = _Rows(run)
+        self._rows = _Rows(self.index.shelf)
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        """The run's images."""
+        from jobs.viewer.pixels import Pictures  # loads what decodes: the first page need not wait for it
+
+        return Pictures.of(self.run)
 
     def about(self) -> dict[str, Any]:
         """What the page says of the run, and what it can filter by."""
-        job = self.run.job
+        job, tally = self.run.job, self.index.shelf.known.tally
         return {
             "name": str(job.get("name", "")),
             "uri": self.run.store.uri,
             "fingerprint": job["fingerprint"],
             "model": job.get("model_digest"),
             "complete": self.run.complete,
-            "images": self._tally.images,
-            "instances": self._tally.instances,
-            "statuses": dict(self._tally.statuses),
-            "classes": dict(sorted(self._tally.classes.items(), key=lambda item: -item[1])),
+            "images": tally.images,
+            "instances": tally.instances,
+            "statuses": dict(tally.statuses),
+            "classes": dict(sorted(tally.classes.items(), key=lambda item: -item[1])),
+            "counted": self.index.shelf.counted,
             "categories": self.index.categories,
             "bounds": self.index.bounds() if self.index.crs else None,
             "georeferenced": self.index.crs is not None,
             "indexed": self.index.shards,
-            "shards": len(self.run.commits),
+            "shards": len(self.run.shards),
             "error": self.index.error,
         }
 
@@ -105,6 +113,8 @@ class View:
         rows = {no: self.index.image(no) for no in {point["no"] for point in points}}
         if len({row["shard"] for row in rows.values() if row}) > _SHARDS or self.index.crs is None:
             return {}
+        from jobs.viewer.places import geojson
+
         wanted = {(point["no"], point["instance_id"]) for point in points}
         shapes = {}
         for no, row in rows.items():
@@ -120,13 +130,15 @@ class View:
 
     def _places(self, numbers: set[int], most: int = 24) -> list[dict[str, Any]]:
         """Images to lie under the map: their corners."""
+        from jobs.viewer.places import corners
+
         placed = []
         for no in sorted(numbers)[:most]:
             row = self.index.image(no)
             if row is None:
                 continue
             wanted = pc.field("image_id") == row["image_id"]
-            commit = self.run.commits[row["shard"]]
+            commit = self.index.shelf.known.commits[row["shard"]]
             said = self.run.part(commit, "images", ("image_id", "crs", "transform"), wanted).to_pylist()[0]
             found = corners(said["crs"], said["transform"], row["width"] or 0, row["height"] or 0)
             if found is not None:
@@ -137,8 +149,8 @@ class View:
 class _Rows:
     """Rows of the images looked at last."""
 
-    def __init__(self, run: Run, most: int = 64) -> None:
-        self._run = run
+    def __init__(self, shelf: Shelf, most: int = 64) -> None:
+        self._shelf = shelf
         self._most = most
         self._kept: OrderedDict[tuple[object, ...], pa.Table] = OrderedDict()
         self._lock = threading.Lock()
@@ -150,8 +162,8 @@ class _Rows:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        commit = self._run.commits[row["shard"]]
-        table = self._run.part(commit, "instances", columns, pc.field("image_id") == row["image_id"])
+        commit = self._shelf.known.commits[row["shard"]]
+        table = self._shelf.run.part(commit, "instances", columns, pc.field("image_id") == row["image_id"])
         with self._lock:
             self._kept[key] = table
             if len(self._kept) > self._most:

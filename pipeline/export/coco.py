@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import accumulate
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.export.files import whole_file
+from pipeline.export.files import Place, whole_stream
 from pipeline.export.selection import UNSIZED, Exported, Part, Selection, parts
 from pipeline.rowmasks import combined, full_frame_counts
 from pipeline.tables import Run
@@ -32,14 +31,14 @@ _NOT_PLAIN = r'["\\\x00-\x1f]'
 _COORDINATES = ("x", "y", "width", "height")
 
 
-def write_coco(run: Run, selection: Selection, path: Path) -> Exported:
+def write_coco(run: Run, selection: Selection, path: Place) -> Exported:
     """Write the file `path`, which appears when it is whole.
 
     Images are numbered from 1 in plan order, annotations from 1; boxes are the model's, `area` is that of the
     mask. Images that were not decoded have no size and are left out. Raises TargetError, StoreError.
     """
     done = Exported()
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with whole_stream(path) as file:
         info = {"description": run.store.uri, "model_digest": str(run.job.get("model_digest", ""))}
         file.write(b'{"info":' + json.dumps(info).encode() + b',\n"images":[')
         numbers = _write_images(run, selection, file, done)

@@ -1,4 +1,4 @@
-"""Where an export goes: a file or a folder on disk that appears when it is whole."""
+"""Where an export goes: a file or a folder, on disk or in a store, that appears when it is whole."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from pipeline.objects import StoreError
+from pipeline.export.errors import TargetError
+from pipeline.export.remote import Remote, streamed_file, uploaded_file, uploaded_folder
+from pipeline.keys import locate
+from pipeline.storage import StoreOptions
 
+__all__ = ["Place", "TargetError", "place_of", "relative", "whole_file", "whole_folder", "whole_stream"]
+
+Place = Path | Remote
 UNNAMEABLE = {
     *(errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
@@ -20,16 +27,38 @@ UNNAMEABLE = {
 UNNAMED = "images whose id cannot be a file's name here: left out"
 
 
-class TargetError(StoreError):
-    """A place that an export cannot be written to; the message says why."""
+def place_of(uri: str, options: StoreOptions) -> Place:
+    """A path, or a URI of a store that `options` reach. Raises StoreError for a URI that names no place."""
+    location = locate(uri, trim=False)
+    if location.scheme != "file":
+        return Remote(location.uri, options)
+    return Path(location.uri if "://" in uri else uri)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which it gets when the block ends well; else it is removed.
+def whole_stream(place: Place) -> Iterator[BinaryIO]:
+    """A file to write from start to end, which appears when the block ends well.
 
-    Raises TargetError where the folder is not there, or the disk refuses.
+    Raises TargetError where the folder is not there, or the disk refuses; StoreError when a store does.
     """
+    if isinstance(place, Remote):
+        with streamed_file(place) as file:
+            yield file
+    else:
+        with whole_file(place) as temporary, temporary.open("wb") as file:
+            yield file
+
+
+@contextmanager
+def whole_file(path: Place) -> Iterator[Path]:
+    """A temporary name, of which `path` is made when the block ends well; else it is removed.
+
+    Raises TargetError where the folder is not there, or the disk refuses; StoreError when a store does.
+    """
+    if isinstance(path, Remote):
+        with uploaded_file(path) as temporary:
+            yield temporary
+        return
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}{path.suffix}")
     try:
         yield temporary
@@ -42,10 +71,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Place) -> Iterator[Path]:
     """The same for a folder; `path` must be absent or an empty folder."""
+    if isinstance(path, Remote):
+        with uploaded_folder(path) as temporary:
+            yield temporary
+        return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise TargetError(f"{path} holds something already; name a new folder with --to")
+        raise TargetError.taken(path)
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
         temporary.mkdir(parents=True)

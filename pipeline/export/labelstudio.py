@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -17,7 +16,7 @@ import shapely
 
 from condinst import rle
 from pipeline.export.brush import MOST_PIXELS, encode_brush
-from pipeline.export.files import whole_file
+from pipeline.export.files import Place, whole_stream
 from pipeline.export.selection import UNSIZED, Exported, Part, Selection, parts
 from pipeline.geo.polygons import pixel_polygons
 from pipeline.rowmasks import rle_masks
@@ -35,7 +34,7 @@ _DECIMALS = 10
 """Of a percentage: a hundredth of a pixel in an image of a hundred million."""
 
 
-def write_labelstudio(run: Run, selection: Selection, path: Path, prefix: str | None = None) -> Exported:
+def write_labelstudio(run: Run, selection: Selection, path: Place, prefix: str | None = None) -> Exported:
     """Write the tasks as the file `path`, and beside it `<name>.xml`, the labelling interface they are for.
 
     `prefix` is where Label Studio finds the images: an image is at the prefix and its id; without one, at the
@@ -44,16 +43,17 @@ def write_labelstudio(run: Run, selection: Selection, path: Path, prefix: str | 
     done = Exported()
     names: dict[int, str] = {}
     model = str(run.job.get("model_digest", ""))[:12]
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write("[")
+    with whole_stream(path) as file:
+        file.write(b"[")
         for part in parts(run, selection, lambda part: part, instances=_COLUMNS):
             names |= part.categories()
             for task in _tasks(part, model, prefix, done):
-                file.write(",\n" if done.images > 1 else "\n")
-                json.dump(task, file, ensure_ascii=False, separators=(",", ":"))
-        file.write("\n]\n")
-    with whole_file(path.with_suffix(".xml")) as temporary:
-        temporary.write_text(interface([name for _, name in sorted(names.items())]), encoding="utf-8")
+                text = json.dumps(task, ensure_ascii=False, separators=(",", ":"))
+                file.write(b",\n" if done.images > 1 else b"\n")
+                file.write(text.encode())
+        file.write(b"\n]\n")
+    with whole_stream(path.with_suffix(".xml")) as file:
+        file.write(interface([name for _, name in sorted(names.items())]).encode())
     return done
 
 

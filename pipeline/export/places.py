@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
-from pipeline.export.files import TargetError
+from pipeline.export.files import Place, whole_file
 from pipeline.export.selection import IMAGE_COLUMNS, Exported, Part, Selection, parts
 from pipeline.geo.export import export
 from pipeline.geo.geoparquet import COLUMN, PLACED, geo_columns, no_geo_columns
@@ -43,7 +42,7 @@ class NoPlace(ValueError):
     """A run none of whose images says where it lies."""
 
 
-def write_places(run: Run, selection: Selection, path: Path, crs: str | None = None) -> Exported:
+def write_places(run: Run, selection: Selection, path: Place, crs: str | None = None) -> Exported:
     """Write the file `path`, whose ending names the format (`pipeline.geo.export.FORMATS`).
 
     Geometries are in `crs`; without one, in the output's own, or in that of the first image that has a place.
@@ -52,10 +51,8 @@ def write_places(run: Run, selection: Selection, path: Path, crs: str | None = N
     target = crs_name(crs or run.crs) if crs or run.crs else first_crs(run, selection)
     done = Exported()
     batches = _batches(run, selection, target, done)
-    try:
-        exported = export(batches, TILED_INSTANCES_SCHEMA, target, path)
-    except OSError as error:
-        raise TargetError(f"{path}: {error.strerror or error}; name another place with --to") from error
+    with whole_file(path) as temporary:
+        exported = export(batches, TILED_INSTANCES_SCHEMA, target, temporary)
     done.instances = exported.rows
     if exported.without_place:
         done.losses[UNPLACED] += exported.without_place

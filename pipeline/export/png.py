@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from condinst import rle
-from pipeline.export.files import UNNAMEABLE, UNNAMED, relative, whole_folder
+from pipeline.export.files import UNNAMEABLE, UNNAMED, Place, relative, whole_folder
 from pipeline.export.selection import UNSIZED, Exported, Part, Selection, parts
 from pipeline.tables import Run
 
@@ -27,7 +27,7 @@ _CLASSES = 255
 _COLUMNS = ("instance_id", "category_id", "category", "mask")
 
 
-def write_png(run: Run, selection: Selection, path: Path) -> Exported:
+def write_png(run: Run, selection: Selection, path: Place) -> Exported:
     """Write the folder `path`: `instances/<image_id>.png`, `classes/<image_id>.png`, `classes.txt`.
 
     Instances are 16 bits: 0 where there is none, else the table's `instance_id` + 1. Classes are 8 bits: 0,

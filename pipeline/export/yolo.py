@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
-from pipeline.export.files import UNNAMEABLE, UNNAMED, relative, whole_folder
+from pipeline.export.files import UNNAMEABLE, UNNAMED, Place, relative, whole_folder
 from pipeline.export.selection import UNSIZED, Exported, Part, Selection, parts
 from pipeline.geo.polygons import pixel_polygons
 from pipeline.rowmasks import rle_masks
@@ -32,7 +32,7 @@ _ROWS = 4096
 """Instances whose outlines are in memory at a time."""
 
 
-def write_yolo(run: Run, selection: Selection, path: Path) -> Exported:
+def write_yolo(run: Run, selection: Selection, path: Place) -> Exported:
     """Write the folder `path`: `labels/<image>.txt`, `data.yaml`, and `images.txt` with the images' URIs.
 
     Classes count from 0 in the order of their ids; an image without instances has an empty file. Raises

@@ -75,6 +75,13 @@ def seam_lines(windows: Windows) -> Rects:
     return np.unique(np.concatenate(lines), axis=0)
 
 
+def along(rects: Rects, seams: Rects) -> Mask:
+    """Which rectangles lie within 32 pixels of a seam."""
+    near = np.zeros(len(rects), bool)
+    near[touching(rects, seams + np.array([-NEAR, -NEAR, NEAR, NEAR]))[0]] = True
+    return near
+
+
 def compare(
     reference: Instances, tiled: Instances, seams: Rects, threshold: float, spared: float = 0.05
 ) -> Seams:
@@ -100,8 +107,7 @@ def _side(found: Instances, best: NDArray[np.float64], seams: Rects, least: floa
     covered = (i != j) & ((iou >= _FOUND) | (inside >= _COVERED))
     double = np.zeros(len(found), bool)
     double[i[covered]] = True
-    near = np.zeros(len(found), bool)
-    near[touching(crops(found.masks), seams + np.array([-NEAR, -NEAR, NEAR, NEAR]))[0]] = True
+    near = along(crops(found.masks), seams)
     return Side(
         instances=int(counted.sum()),
         same=int((counted & (best > _SAME)).sum()),

@@ -1,8 +1,9 @@
 """The viewer and the report of a generated run of a million images and twenty million instances.
 
 `python -m tests.bench.looking [FOLDER]` runs it alone (a run that is in FOLDER is used again); SHARDS=50
-makes it smaller. Told are seconds from a server that listens to its first page, to a filled index, of pages
-of it, and of the report, and the most memory that each took, in processes of their own.
+makes it smaller. Told are seconds from the start of the viewer's process to its first page (the page's own
+files, what it says of the run, the grid's first images), to a filled index, of pages of it, and of the
+report, and the most memory that each took, in processes of their own. `load` tells of other work beside.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,10 @@ from tests.rasters import blobs
 
 IMAGES, EACH, SIDE = 1000, 20, 1536
 NAMES = ("maize", "weed", "stone", "mouse")
+STARTS = 5
+"""Times that the viewer is started for its first page; the middle one is told, and the slowest."""
+PARTS = ("", *(f"static/{name}" for name in ("viewer.css", "viewer.js", "grid.js", "looking.js", "api.js")))
+"""What a browser fetches of the page itself."""
 PAGES: dict[str, dict[str, Any]] = {
     "plain": {},
     "last": {"page": 16_000},
@@ -108,19 +115,51 @@ def _commit(store: Store, number: int, shard: str, outcomes: list[Outcome]) -> N
     store.put(commit_key(shard), record.to_json().encode())
 
 
-def pages(uri: str) -> dict[str, float]:
-    """Seconds from a server that listens to its first page, of its filled index, and of pages then."""
+@contextmanager
+def viewer(uri: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`condinst view` in a process of its own, as soon as it listens: its address, and the process."""
     command = [str(Path(sys.executable).with_name("condinst")), "view", uri, "--port", "0"]
-    began = time.perf_counter()
     server = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "300"}
     )
     assert server.stdout is not None
     try:
-        url = next(line.strip() for line in server.stdout if line.startswith("http"))
-        told = {"to listen": time.perf_counter() - began}
+        yield next(line.strip() for line in server.stdout if line.startswith("http")), server
+    finally:
+        server.terminate()
+        assert server.wait() == 0
+
+
+def first_page(uri: str) -> tuple[float, float, float]:
+    """Seconds from the start of the process until it listens, until its first page is there, and those that
+    it had the processor by then."""
+    began = time.perf_counter()
+    with viewer(uri) as (url, server):
+        listens = time.perf_counter() - began
+        for name in PARTS:
+            _fetch(url + name)
+        about, page = _get(f"{url}api/runs"), _get(f"{url}api/runs/0/images?size=60")
+        shown = time.perf_counter() - began
+        used = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    assert about[0]["images"] >= len(page["images"]) == 60
+    return listens, shown, sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+
+
+def pages(uri: str) -> dict[str, float]:
+    """Seconds to the first page, to a filled index, and of pages then."""
+    listens, shown, used = zip(*(first_page(uri) for _ in range(STARTS)), strict=True)
+    told = {
+        "from the start to listening": statistics.median(listens),
+        "from the start to the first page": statistics.median(shown),
+        "the quickest of them": min(shown),
+        "the slowest of them": max(shown),
+        "seconds of the processor by then": statistics.median(used),
+    }
+    with viewer(uri) as (url, server):
         began = time.perf_counter()
-        told["first page"] = timed(lambda: _get(f"{url}api/runs/0/images"))
+        told["last page in plan order, while the index fills"] = timed(
+            lambda: _get(f"{url}api/runs/0/images?falling=true")
+        )
         while (about := _get(f"{url}api/runs")[0])["indexed"] < about["shards"]:
             assert about["error"] is None, about["error"]
             time.sleep(0.2)
@@ -130,9 +169,6 @@ def pages(uri: str) -> dict[str, float]:
             told[f"page: {name}"] = timed(lambda address=address: _get(address))  # type: ignore[misc]
         status = Path(f"/proc/{server.pid}/status").read_text()
         told["GiB at most"] = int(status.partition("VmHWM:")[2].split()[0]) / 2**20
-    finally:
-        server.terminate()
-        server.wait()
     return told
 
 
@@ -159,8 +195,13 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def _get(url: str) -> Any:
+    return json.loads(_fetch(url))
+
+
+def _fetch(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=300) as answer:
-        return json.load(answer)
+        data: bytes = answer.read()
+    return data
 
 
 def main() -> None:

@@ -20,11 +20,16 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from jobs.filter import filter_output
 from pipeline import tables
-from tests.browser import PHONE, barriers, chromium, errors, screenshot
+from pipeline.export.selection import Selection
+from pipeline.storage import StoreOptions
+from tests.browser import DESK, PHONE, barriers, chromium, dress, errors, screenshot, until
 from tests.viewing import HOSTILE, georeferenced, real_images, segment
 
+pytestmark = pytest.mark.timeout(900)  # a browser on a busy machine
 CONDINST = Path(sys.executable).parent / "condinst"
 READ = """
 const done = arguments[arguments.length - 1];
@@ -75,9 +80,7 @@ class Seen:
         return self.page.execute_script(text, *arguments)
 
     def wait(self, holds: Callable[[], Any]) -> Any:
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        return WebDriverWait(self.page, 60, ignored_exceptions=(Exception,)).until(lambda _: holds())
+        return until(self.page, holds)
 
     def all(self, selector: str) -> list[Any]:
         return list(self.page.find_elements("css selector", selector))
@@ -86,11 +89,10 @@ class Seen:
         return self.page.find_element("css selector", selector)
 
     def no(self, image_id: str) -> int:
-        with urllib.request.urlopen(
-            f"{self.url}api/runs/0/find?{urlencode({'image_id': image_id})}"
-        ) as found:
-            number: int = json.load(found)["no"]
-        return number
+        """Its number, as soon as the index has it."""
+        address = f"{self.url}api/runs/0/find?{urlencode({'image_id': image_id})}"
+        found: int = self.wait(lambda: [json.load(urllib.request.urlopen(address))["no"]])[0]
+        return found
 
 
 @contextmanager
@@ -109,7 +111,7 @@ def served(*outputs: str) -> Iterator[str]:
         yield address.group()
     finally:
         process.terminate()
-        process.wait(30)
+        assert process.wait(60) == 0
 
 
 @pytest.fixture(scope="module")
@@ -120,22 +122,35 @@ def real(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tables.Run
 
 @pytest.fixture(scope="module")
 def stricter(real: tables.Run) -> tables.Run:
-    inputs = Path(real.store.uri).parent / "photographs"
-    return segment(inputs, str(inputs.parent / "surer"), score=0.3)
+    surer = str(Path(real.store.uri).parent / "surer")
+    filter_output(real.store.uri, surer, Selection(min_score=0.3), StoreOptions(), Console(quiet=True))
+    return tables.open(surer)
 
 
 @pytest.fixture(scope="module")
-def seen(real: tables.Run, stricter: tables.Run) -> Iterator[Seen]:
-    with chromium() as page, served(real.store.uri, stricter.store.uri) as url:
-        yield Seen(url, page)
+def browser() -> Iterator[Any]:
+    with chromium() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def address(browser: Any, real: tables.Run, stricter: tables.Run) -> Iterator[str]:
+    with served(real.store.uri, stricter.store.uri) as url:
+        yield url
+
+
+@pytest.fixture
+def seen(browser: Any, address: str) -> Seen:
+    """The viewer of both runs by day, on a desk."""
+    dress(browser)
+    return Seen(address, browser)
 
 
 @pytest.fixture(autouse=True)
-def no_errors(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_errors(browser: Any) -> Iterator[None]:
     """After each test the console has been told of no error."""
     yield
-    if "seen" in request.fixturenames:
-        assert errors(request.getfixturevalue("seen").page) == []
+    assert errors(browser) == []
 
 
 def densest(run: tables.Run) -> str:
@@ -294,11 +309,12 @@ def test_two_runs_side_by_side(seen: Seen, real: tables.Run, stricter: tables.Ru
     assert moved[0] == moved[1]
 
 
-def test_the_map_shows_and_tells_an_instance(tmp_path: Path) -> None:
+def test_the_map_shows_and_tells_an_instance(browser: Any, tmp_path: Path) -> None:
     from selenium.webdriver import ActionChains
 
-    run = georeferenced(tmp_path)
-    with chromium() as page, served(run.store.uri) as url:
+    run, page = georeferenced(tmp_path), browser
+    with served(run.store.uri) as url:
+        dress(page)
         seen = Seen(url, page)
         seen.open()
         link = [a for a in seen.all("#links a") if a.text == "map"]
@@ -334,32 +350,29 @@ def test_the_map_shows_and_tells_an_instance(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("phone", [False, True])
-def test_nobody_is_kept_out(real: tables.Run, stricter: tables.Run, phone: bool, dark: bool) -> None:
+def test_nobody_is_kept_out(seen: Seen, real: tables.Run, phone: bool, dark: bool) -> None:
     """axe-core has no serious finding on the grid, an image and two, by day and night, on a phone too."""
     name = f"viewer-{'phone-' if phone else ''}{'dark-' if dark else ''}"
-    sizes = {"size": PHONE} if phone else {}
-    with chromium(**sizes, dark=dark) as page, served(real.store.uri, stricter.store.uri) as url:
-        seen = Seen(url, page)
-        no = seen.no(densest(real))
-        for fragment, said in (
-            ("#/", "grid"),
-            (f"#/image/0/{no}", "image"),
-            (f"#/compare/0/{no}", "compare"),
-        ):
-            seen.open(fragment)
-            if said != "grid":
-                seen.wait(lambda: seen.script("return viewer.looking.panes.every(p => p.instances.length)"))
-            else:
-                seen.wait(
-                    lambda: seen.script(
-                        "return [...document.querySelectorAll('.face img')].some(i => i.naturalWidth)"
-                    )
+    dress(seen.page, PHONE if phone else DESK, dark)
+    no = seen.no(densest(real))
+    for fragment, said in (
+        ("#/", "grid"),
+        (f"#/image/0/{no}", "image"),
+        (f"#/compare/0/{no}", "compare"),
+    ):
+        seen.open(fragment)
+        if said != "grid":
+            seen.wait(lambda: seen.script("return viewer.looking.panes.every(p => p.instances.length)"))
+        else:
+            seen.wait(
+                lambda: seen.script(
+                    "return [...document.querySelectorAll('.face img')].some(i => i.naturalWidth)"
                 )
-            assert barriers(page) == []
-            wide = seen.script("return document.documentElement.scrollWidth - innerWidth")
-            assert wide <= 0, said
-            screenshot(page, f"{name}{said}")
-        assert errors(page) == []
+            )
+        assert barriers(seen.page) == []
+        wide = seen.script("return document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, said
+        screenshot(seen.page, f"{name}{said}")
 
 
 def test_a_hostile_name_stays_text(seen: Seen) -> None:

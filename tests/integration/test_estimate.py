@@ -7,19 +7,23 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from jobs.check import load_text
-from jobs.estimate import Headers, Rate, estimate, measured, read_headers
+from jobs.estimate import Headers, Todo, estimate, estimate_tiled, read_headers
 from jobs.preview import preview
+from jobs.rates import measured, measured_tiled
 from jobs.resolve import settings_of
+from jobs.scenes import render
 from jobs.segment import run_job
 from jobs.spec import SegmentSpec
 from pipeline.inputs import Inputs
-from pipeline.manifest import scan
+from pipeline.manifest import load_plans, scan
 from pipeline.sampling import Sample
 from pipeline.storage import Store
+from tests.rasters import write_raster
 from tests.tiny import encoded, picture
 
 pytestmark = pytest.mark.cluster
@@ -27,7 +31,7 @@ pytestmark = pytest.mark.cluster
 IMAGES = 30
 
 
-def job(bucket: str, weights: Path, output: str, size: int) -> SegmentSpec:
+def job(bucket: str, weights: Path, output: str, size: int, **more: object) -> SegmentSpec:
     spec = {
         "kind": "segment",
         "name": "counted",
@@ -35,6 +39,7 @@ def job(bucket: str, weights: Path, output: str, size: int) -> SegmentSpec:
         "model": {"weights": str(weights), "score_threshold": 0.5},
         "output": {"uri": f"{bucket}/{output}"},
         "shards": {"images": size},
+        **more,
     }
     return load_text(json.dumps(spec), "counted.yaml")
 
@@ -54,6 +59,14 @@ def said(spec: SegmentSpec, **options: object) -> str:
     return console.export_text()
 
 
+def requests(log: Path, since: int) -> tuple[int, int]:
+    """Writes and listings, and reads, that the server's log tells of from a byte on."""
+    lines = log.read_bytes()[since:].decode(errors="replace")
+    counted = Counter(re.findall(r"(GET|PUT|HEAD) /", lines))
+    listings = len(re.findall(r"GET \S+list-type=2", lines))
+    return counted["PUT"] + listings, counted["GET"] - listings + counted["HEAD"]
+
+
 @pytest.mark.parametrize("size", [30, 10, 3])
 def test_requests_are_as_many_as_planned(
     bucket: str, weights: Path, tmp_path_factory: pytest.TempPathFactory, size: int
@@ -66,13 +79,38 @@ def test_requests_are_as_many_as_planned(
     log = next(tmp_path_factory.getbasetemp().rglob("moto*/log"))
     before = log.stat().st_size
     run_job(spec, local=True)
-    lines = log.read_bytes()[before:].decode(errors="replace")
-    counted = Counter(re.findall(r"(GET|PUT|HEAD) /", lines))
-    listings = len(re.findall(r"GET \S+list-type=2", lines))
+    writes, reads = requests(log, before)
     nothing = Headers(0, None, 0.0, ())
-    planned = estimate(rate, nothing, IMAGES, -(-IMAGES // size), 1, 0, None)
-    assert counted["PUT"] + listings == pytest.approx(planned.writes, rel=0.25)
-    assert counted["GET"] - listings + counted["HEAD"] == pytest.approx(planned.reads, rel=0.25)
+    planned = estimate(rate, nothing, Todo(IMAGES, -(-IMAGES // size), 1), 0, None)
+    assert writes == pytest.approx(planned.writes, rel=0.25)
+    assert reads == pytest.approx(planned.reads, rel=0.25)
+
+
+def test_requests_of_a_tiled_job_are_as_many_as_planned(
+    s3_bucket: str, weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("rasters")
+    for seed in range(2):
+        bands = np.ascontiguousarray(render(seed, 256, 256).image.transpose(2, 0, 1))
+        path = write_raster(folder / f"{seed}.tif", bands, driver="COG", blocksize=128)
+        Store.open(f"{s3_bucket}/photos").put(f"{seed}.tif", path.read_bytes())
+    # Weights of chance see things the size of a window everywhere; a few of them are enough.
+    model = {"weights": str(weights), "score_threshold": 0.5, "max_instances": 10}
+    more = {"model": model, "tiling": {"size": 128, "overlap": 32}, "shards": {"images": 6}}
+    first, second = (job(s3_bucket, weights, name, 6, **more) for name in ("first", "second"))
+    run_job(first, local=True)
+    rate = measured_tiled(Store.open(first.output.uri))
+    assert rate is not None
+    log = next(tmp_path_factory.getbasetemp().rglob("moto*/log"))
+    before = log.stat().st_size
+    run_job(second, local=True)
+    writes, reads = requests(log, before)
+    plan = load_plans(Store.open(second.output.uri))[0]
+    assert plan.windows is not None
+    windows = Todo(plan.windows.images, plan.windows.shards, 1, plan.windows.shard_size)
+    planned = estimate_tiled(rate, None, windows, Todo(plan.windows.images, plan.shards, 1), 0, None)
+    assert writes == pytest.approx(planned.writes, rel=0.25)
+    assert reads == pytest.approx(planned.reads, rel=0.25)
 
 
 def test_plan_says_what_it_takes_once_something_was_run(bucket: str, weights: Path) -> None:
@@ -112,15 +150,3 @@ def test_the_sample_is_the_same_each_time_and_spread(bucket: str, weights: Path)
     headers = read_headers(Inputs(settings.sources), samples[0].refs)
     assert headers.looked_at == 8
     assert headers.megapixels == pytest.approx(96 * 128 / 1e6)
-
-
-def test_workers_share_whole_shards_and_gpus_cost() -> None:
-    rate = Rate(seconds_per_megapixel=2.0, seconds_per_image=1.0, images=10, start=10.0)
-    headers = Headers(4, 3.0, 5.0, (("bad", "corrupt: it is"),))
-    cost = estimate(rate, headers, images=1000, shards=10, workers=4, gpus=1, price=1.5)
-    # Ten shards on four workers: the last to end has three. A quarter of the images is not read.
-    assert cost.seconds == pytest.approx(10 + 1000 * 2.0 * 3.0 * 0.75 * 0.3)
-    assert cost.gpu_hours == pytest.approx(cost.seconds * 4 / 3600)
-    assert cost.gpu_cost == pytest.approx(cost.gpu_hours * 1.5)
-    nothing = estimate(rate, headers, images=0, shards=0, workers=1, gpus=1, price=1.5)
-    assert (nothing.seconds, nothing.gpu_cost, nothing.writes, nothing.reads) == (0, 0, 0, 0)

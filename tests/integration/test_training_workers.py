@@ -48,7 +48,7 @@ model:
   input: {{resize: {{rule: fixed_scale, scale: 1.0}}}}
 loss: {{max_mask_instances: 12}}
 training:
-  {{steps: {steps}, warmup_steps: 5, bfloat16: false, checkpoint_steps: {every}, measure_steps: {steps}}}
+  {{steps: {steps}, warmup_steps: 5, precision: float32, checkpoint_steps: {every}, measure_steps: {steps}}}
 batch: 5
 augment: {{size: 96}}
 samples: 0

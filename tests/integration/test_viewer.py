@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from condinst import rle
-from jobs.viewer.index import Filter, Index
+from jobs.viewer import shelf
+from jobs.viewer.filters import Filter
+from jobs.viewer.index import Index
 from pipeline import tables
 from pipeline.commit import commit_key
 from pipeline.schemas import TABLES
@@ -156,6 +158,54 @@ def _sort_key(row: dict[str, Any], sort: str) -> Any:
     if sort == "pixels":
         return None if row["width"] is None else row["width"] * row["height"]
     return row[{"order": "no", "name": "image_id", "count": "hits", "best": "best", "worst": "worst"}[sort]]
+
+
+@pytest.mark.parametrize("falling", [False, True])
+@pytest.mark.parametrize("size", [1, 4, 500])
+def test_pages_in_plan_order_need_no_index(run: tables.Run, index: Index, size: int, falling: bool) -> None:
+    early = Index(run)
+    early.shelf.learn(lambda: False, lambda: None)
+    for page in range(11 // size + 2):
+        wanted = Filter(size=size, page=page, falling=falling)
+        assert early.page(wanted) == index.page(wanted)
+    assert [early.image(no) for no in range(12)] == [index.image(no) for no in range(12)]
+    assert early.shards == 0
+    early.close()
+
+
+def test_the_first_page_waits_for_the_first_record_alone(
+    run: tables.Run, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of what is known, that says so; classes keep their places when more come."""
+    monkeypatch.setattr(shelf, "_TOGETHER", 0)
+    monkeypatch.setattr(shelf, "FIRST", 1)
+    early = Index(run)
+    early.shelf.learn_first(lambda: bool(early.shelf.known.commits), lambda: None)
+    first = early.page(Filter(size=500))
+    assert (first.total, first.whole) == (4, False)
+    assert first.images == index.page(Filter(size=4)).images
+    classes = early.categories
+    early.shelf.learn(lambda: False, lambda: None)
+    assert early.categories[: len(classes)] == classes
+    assert sorted(early.categories) == sorted(index.categories)
+    assert early.page(Filter(size=500)).whole
+    early.close()
+
+
+def test_what_needs_the_index_says_that_it_is_filling(run: tables.Run) -> None:
+    early = Index(run)
+    early.shelf.learn(lambda: False, lambda: None)
+    sorted_by_name = early.page(Filter(sort="name"))
+    assert (sorted_by_name.total, sorted_by_name.whole) == (0, False)
+    name = run.images(["image_id"])["image_id"].to_pylist()[7]
+    assert early.find(name) is None
+    found = early.find(name, near=7)
+    assert found is not None
+    assert found["no"] == 7
+    early.fill()
+    assert early.page(Filter(sort="name")).whole
+    assert early.find(name, near=3) == found
+    early.close()
 
 
 def test_pixels_are_those_of_the_file(site: Site, photographs: Path) -> None:

@@ -35,13 +35,13 @@ def test_what_is_read(text: str, same: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0 2 * *", "holds 4 fields"),
+        ("0 2 * *", "has 4 fields"),
         ("0 0 2 * * *", "holds 6 fields"),
         ("", "holds 0 fields"),
-        ("60 * * * *", "the minute '60' cannot be: expected \\*, 0 to 59"),
+        ("60 * * * *", "the minute cannot be '60'; expected \\*, 0 to 59"),
         ("0 24 * * *", "the hour '24'"),
         ("0 0 0 * *", "the day of month '0'"),
-        ("0 0 * 13 *", "the month '13' cannot be: expected \\*, 1 to 12, or jan to dec"),
+        ("0 0 * 13 *", "the month cannot be '13'; expected \\*, 1 to 12, or jan to dec"),
         ("0 0 * * sunday", "the day of week 'sunday'"),
         ("5-1 * * * *", "the minute '5-1'"),
         ("*/0 * * * *", "the minute '\\*/0'"),

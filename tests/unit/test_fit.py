@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from itertools import cycle, islice, repeat
+from itertools import count, cycle, islice, repeat
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def trained(steps: int, loss: LossConfig | None = None) -> tuple[CondInst, list[
     model = small()
     torch.manual_seed(1)
     history: list[dict[str, float]] = []
-    config = FitConfig(steps=steps, learning_rate=3e-3, warmup_steps=5, average=0.9, bfloat16=False)
+    config = FitConfig(steps=steps, learning_rate=3e-3, warmup_steps=5, average=0.9, precision="float32")
     fit(model, Criterion(loss or LossConfig()), repeat(batch(model)), config, lambda _, t: history.append(t))
     return model, history
 
@@ -87,7 +88,7 @@ def test_a_loss_that_stays_nan_ends_the_run() -> None:
             model,
             Criterion(LossConfig()),
             repeat(Batch(good.x * float("nan"), good.targets)),
-            FitConfig(steps=20, bfloat16=False, max_skipped=3),
+            FitConfig(steps=20, precision="float32", max_skipped=3),
         )
     assert all(torch.isfinite(p).all() for p in model.state_dict().values())
 
@@ -105,7 +106,7 @@ def test_a_bad_step_is_skipped_and_leaves_no_trace() -> None:
         model = small()
         good = batch(model)
         steps = 3 if bad is None else 4
-        config = FitConfig(steps=steps, warmup_steps=0, schedule="step", milestones=(), bfloat16=False)
+        config = FitConfig(steps=steps, warmup_steps=0, schedule="step", milestones=(), precision="float32")
         skipped: list[float] = []
         training = Training(model, Criterion(LossConfig()), config)
         fit(training, training.criterion, batches(bad), config, lambda _, t: skipped.append(t["skipped"]))  # noqa: B023
@@ -117,7 +118,7 @@ def test_a_bad_step_is_skipped_and_leaves_no_trace() -> None:
 
 
 def test_a_training_goes_on_from_its_state() -> None:
-    config = FitConfig(steps=6, warmup_steps=2, bfloat16=False)
+    config = FitConfig(steps=6, warmup_steps=2, precision="float32")
     whole, halved = small(), small()
     data = batch(whole)
     fit(whole, Criterion(LossConfig()), repeat(data), config)
@@ -143,7 +144,7 @@ def test_a_training_goes_on_from_its_state() -> None:
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole() -> None:
-    config = FitConfig(steps=3, warmup_steps=0, bfloat16=False, learning_rate=1e-4)
+    config = FitConfig(steps=3, warmup_steps=0, precision="float32", learning_rate=1e-4)
     whole, parted = small(norm="group"), small(norm="group")
     both = batch(whole)
     lone = [Batch(both.x[n : n + 1], both.targets[n : n + 1]) for n in range(2)]
@@ -175,7 +176,7 @@ def test_frozen_stages_keep_their_statistics() -> None:
     model = small()
     model.backbone.freeze(2)
     before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
-    fit(model, Criterion(LossConfig()), repeat(batch(model)), FitConfig(steps=2, bfloat16=False))
+    fit(model, Criterion(LossConfig()), repeat(batch(model)), FitConfig(steps=2, precision="float32"))
     same = {k for k, v in model.backbone.state_dict().items() if torch.equal(v, before[k])}
     frozen = {k for k in before if k.startswith(("stem", "stages.0"))}
     assert frozen <= same
@@ -200,3 +201,46 @@ def test_prefetch_keeps_order_and_raises_what_was_raised() -> None:
     assert list(islice(stream, 10)) == list(range(10))
     with pytest.raises(KeyError, match="broken"):
         next(stream)
+
+
+def test_a_prefetch_that_is_closed_leaves_no_thread_behind() -> None:
+    before = set(threading.enumerate())
+    stream = prefetch(count())
+    assert next(stream) == 0
+    stream.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_float16_scales_the_loss_and_goes_on_from_its_state() -> None:
+    """On a processor too, where nobody is to train so, the loop is that of a GPU."""
+    config = FitConfig(steps=4, warmup_steps=0, precision="float16", clip_norm=1.0)
+    models = [small(), small()]
+    half, exact = models
+    data, norms = batch(half), []
+    first = Training(half, Criterion(LossConfig()), config)
+    fit(first, first.criterion, repeat(data), config, lambda _, t: norms.append(t["norm"]))
+    assert first.scaler.get_scale() > 1
+    plain: list[float] = []
+    own = config.model_copy(update={"precision": "float32"})
+    fit(exact, Criterion(LossConfig()), repeat(data), own, lambda _, t: plain.append(t["norm"]))
+    good = [n for n in norms if n - n == 0]
+    assert good[0] == pytest.approx(plain[0], rel=0.05), "what is clipped is not scaled"
+    again = Training(small(), Criterion(LossConfig()), config)
+    again.restore(first.tensors(), first.counters())
+    assert again.scaler.state_dict() == first.scaler.state_dict()
+
+
+def test_an_overflow_lowers_the_scale_and_a_bad_loss_does_not() -> None:
+    model = small()
+    config = FitConfig(steps=40, warmup_steps=0, precision="float16", max_skipped=3)
+    training = Training(model, Criterion(LossConfig()), config)
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    good, told = batch(model), []
+    parts = [*[good] * 16, *[Batch(good.x * float("nan"), good.targets)] * 3, good]
+    config = config.model_copy(update={"steps": len(parts)})
+    fit(training, training.criterion, iter(parts), config, lambda _, t: told.append(t["skipped"]))
+    skipped = int(sum(told[:16]))
+    assert 3 < skipped < 16, "more in a row than max_skipped: each of them lowered the scale"
+    assert training.scaler.get_scale() == 2.0 ** (30 - skipped)
+    assert told[16:19] == [1, 1, 1]
+    assert training.skipped == skipped + 3

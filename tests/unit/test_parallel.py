@@ -110,7 +110,7 @@ def gradients(norm: str, loss: LossConfig) -> dict[str, Tensor]:
     nn.init.normal_(model.head.controller.weight, std=0.3)
     order = Order((7,), (1.0,), 3)
     views = Views(example, order, model.config, loss, AugmentConfig(size=96))
-    settings = FitConfig(steps=1, warmup_steps=0, bfloat16=False, clip_norm=1e9, learning_rate=1e-9)
+    settings = FitConfig(steps=1, warmup_steps=0, precision="float32", clip_norm=1e9, learning_rate=1e-9)
     training = Training(model, Criterion(loss), settings)
     batches = views.batches(5, rank=parallel.rank(), world=parallel.world())
     said: dict[str, float] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,16 @@ import pytest
 from rich.console import Console
 
 from jobs.errors import JobError
-from jobs.selection import Found, density, disagreement, select_images, uncertainty
+from jobs.selection import select_images
+from jobs.worth import Found, density, disagreement, seams, uncertainty
 from pipeline import tables
 from pipeline.samples import Samples, SampleSource
 from pipeline.storage import Store, StoreOptions
+from pipeline.tiled.settings import Tiling
 from tests.made import edit, made_output, rewrite
+from tests.rasters import terrain, write_raster
+from tests.tiled import tiled_job
+from tests.tiny import tiny_weights
 
 NO = StoreOptions()
 QUIET = Console(quiet=True)
@@ -47,6 +53,31 @@ def test_runs_that_find_the_same_agree() -> None:
     assert disagreement(ours, found((0, 0, 0.9, "a"))) == pytest.approx(1 / 3)
     assert disagreement(ours, found()) == 1
     assert disagreement(found(), found()) == 0
+
+
+def test_what_lies_along_a_border_between_windows_counts() -> None:
+    borders = np.array([[100, 0, 100, 300]])
+    along = (found((95, 0, 1, "a")), found((130, 0, 1, "a")), found((60, 50, 1, "a")))
+    apart = (found((133, 0, 1, "a")), found((50, 0, 1, "a")))
+    assert [seams(replace(f, borders=borders)) for f in (*along, *apart)] == [1, 1, 1, 0, 0]
+    both = found((95, 0, 1, "a"), (200, 0, 1, "a"))
+    assert seams(replace(both, borders=borders)) == 0.5
+    assert seams(both) == seams(found()) == 0
+
+
+def test_of_a_tiled_run_the_rasters_with_most_at_seams_are_chosen(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, width in (("cut", 320), ("whole", 96)):
+        write_raster(tmp_path / "in" / f"{name}.tif", terrain(3, 96, width))
+    (tmp_path / "in" / "broken.tif").write_bytes(b"II*\0")
+    job = tiled_job(tmp_path / "in", tmp_path / "out", tiny_weights(tmp_path), 9, Tiling(size=96, overlap=32))
+    job.do()
+    chosen = select_images(job.store.uri, 2, ["seams"], str(tmp_path / "to"), NO, console=QUIET)
+    assert [c.image["image_id"] for c in chosen] == ["cut.tif", "whole.tif"]
+    assert chosen[0].score > chosen[1].score == 0
+    plain = made_output(str(tmp_path / "plain"), tmp_path / "other", 4)
+    with pytest.raises(JobError, match="no tiled job's output, so it has no seams"):
+        select_images(plain.uri, 2, ["seams"], str(tmp_path / "to"), NO, console=QUIET)
 
 
 def test_an_instance_matches_once() -> None:

@@ -141,7 +141,7 @@ def test_a_bad_override_names_its_argument(argument: str, expected: str) -> None
         ("output.endpoint", "s3.example.com", "expected the server's address"),
         ("output.endpoint", "http://[bad", "expected the server's address"),
         ("input.columns", "[a]", "belong to a manifest"),
-        ("workers.gpus", "1.5", "must be whole"),
+        ("workers.gpus", "1.5", "must be a whole number above 1"),
     ],
 )
 def test_values_that_cannot_work_are_refused(key: str, value: str, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -272,3 +273,18 @@ def test_joined_uris_are_found_again() -> None:
         store = Store.open(uri)
         place = locate(store.join("x#1/%y"), trim=False)
         assert Store.open(place.root).join(place.path) == store.join("x#1/%y")
+
+
+def test_chunks_are_one_object_or_none(store: Store) -> None:
+    store.put_chunks("a/b", iter([b"one ", b"", b"two"]))
+    assert store.get("a/b") == b"one two"
+
+    def broken() -> Iterator[bytes]:
+        yield b"three"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store.put_chunks("a/b", broken())
+    assert [info.key for info in store.list()] == ["a/b"]
+    assert store.get("a/b") == b"one two"
+    assert os.listdir(Path(store.uri) / "a") == ["b"]

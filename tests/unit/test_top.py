@@ -12,11 +12,17 @@ from rich.console import Console
 
 from jobs.errors import JobError
 from jobs.top import Seen, page, show_top
+from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
+from pipeline.manifest import InputSource, extend, load_plans
 from pipeline.progress import progress_key
 from pipeline.signs import ShardSign, WorkerSign
 from pipeline.storage import Store, StoreOptions
+from pipeline.tiled.settings import Tiling
 from tests.made import made_job, plan_of, work
+from tests.rasters import terrain, write_raster
+from tests.tiled import local, tiled_job
+from tests.tiny import tiny_weights
 
 
 def shown(seen: Seen) -> str:
@@ -101,3 +107,42 @@ def test_without_a_terminal_it_looks_once(store: Store) -> None:
     assert "0 of 10 shards" in console.export_text()
     with pytest.raises(JobError, match="holds no job"):
         show_top(str(Path(store.uri).parent / "nowhere"), StoreOptions(), every=1, once=True, console=console)
+
+
+def test_a_generation_that_comes_while_it_looks_is_followed(store: Store, tmp_path: Path) -> None:
+    seen = Seen.of(store)
+    for shard in plan_of(store).shard_ids():
+        work(store, shard)
+    seen.look()
+    assert seen.complete
+    for number in range(40, 47):
+        (tmp_path / "in" / f"{number:03d}.png").write_bytes(b"new")
+    plans = load_plans(store)
+    source = InputSource(str(tmp_path / "in"), new=True)
+    grown, _ = extend([source], store, plans, known_rows(Ledger(store), plans))
+    assert grown is not None
+    seen.look()
+    assert (seen.shards, seen.images, seen.complete) == (12, 47, False)
+    assert "10 of 12 shards" in shown(seen)
+    assert "40 of 47, 85.1%" in shown(seen)
+
+
+def test_of_a_tiled_job_it_goes_on_from_windows_to_rasters(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_raster(tmp_path / "in" / "a.tif", terrain(3, 96, 160))
+    job = tiled_job(tmp_path / "in", tmp_path / "out", tiny_weights(tmp_path), 2, Tiling(size=96, overlap=32))
+    assert job.plan.windows is not None
+    seen = Seen.of(job.store)
+    seen.look()
+    windows = job.plan.windows
+    assert f"windows, 0 of {windows.shards} shards" in shown(seen)
+    local(job.settings.of_windows(), windows.shard_ids())
+    seen.look()
+    assert seen.tally.images == windows.images
+    assert not seen.complete, "they are to be stitched yet"
+    seen.look()
+    assert "windows" not in shown(seen)
+    assert "0 of 1 shards" in shown(seen)
+    local(job.settings.of_stitching(), job.plan.shard_ids())
+    seen.look()
+    assert (seen.complete, seen.tally.images) == (True, 1)

@@ -43,7 +43,13 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spec_of(
-    scenes: Path, output: Path, model: str = SMALL, more: str = "", size: int = 96, samples: int = 0
+    scenes: Path,
+    output: Path,
+    model: str = SMALL,
+    more: str = "",
+    size: int = 96,
+    samples: int = 0,
+    *sets: str,
 ) -> TrainSpec:
     source = f"{{uri: {scenes}/images, annotations: {scenes}/truth.json}}"
     views = f"size: {size}" if size else "copy_paste: 0.5"
@@ -52,7 +58,7 @@ def spec_of(
         f"training: {{steps: 4, warmup_steps: 2, checkpoint_steps: 2}}\nbatch: 2\naugment: {{{views}}}\n"
         f"samples: {samples}\noutput: {{uri: {output}}}\n{more}",
         "spec.yaml",
-        (),
+        sets,
         TrainSpec,
     )
 
@@ -268,6 +274,13 @@ def test_a_truth_without_masks_asks_for_boxinst(scenes: Path, tmp_path: Path) ->
 def test_faults_of_a_spec_are_told(model: str, more: str, size: int, expected: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=expected):
         spec_of(tmp_path, tmp_path / "out", model, more, size)
+
+
+def test_float16_is_refused_where_no_gpu_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"precision: float16 is for device: cuda; on processors give bfloat16"
+    ):
+        spec_of(tmp_path, tmp_path / "out", SMALL, "", 96, 0, "training.precision=float16")
 
 
 def test_groups_that_do_not_divide_are_told(scenes: Path, tmp_path: Path) -> None:

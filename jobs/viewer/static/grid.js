@@ -54,6 +54,7 @@ export class Grid {
 
   build() {
     const about = this.runs[this.run];
+    this.built = choicesOf(about);
     const fields = [];
     if (this.runs.length > 1) fields.push(this.choices("run", "run", this.runs.map((r, n) => [n, r.uri]), "radio"));
     fields.push(
@@ -76,7 +77,20 @@ export class Grid {
       else later();
     };
     this.form.onreset = later;
+    this.form.onfocusout = () => setTimeout(() => this.tell());
     this.form.onsubmit = (event) => event.preventDefault();
+  }
+
+  /** What is known of the runs has changed: offer what there is to choose, with what is chosen. */
+  tell() {
+    if (choicesOf(this.runs[this.run]) === this.built || this.form.contains(document.activeElement)) return;
+    const said = new FormData(this.form);
+    this.build();
+    for (const input of this.form.elements) {
+      if (!input.name) continue;
+      if (input.type === "checkbox" || input.type === "radio") input.checked = said.getAll(input.name).includes(input.value);
+      else input.value = said.get(input.name) ?? "";
+    }
   }
 
   choose(run) {
@@ -111,17 +125,19 @@ export class Grid {
       if (asked !== this.asked) return;
       this.found = found;
       this.show();
-      if (found.indexed < found.shards) this.again = setTimeout(() => this.refresh(), 1000);
+      if (!found.whole && !this.runs[run].error) this.again = setTimeout(() => this.refresh(), 1000);
     } catch (error) {
       if (asked === this.asked) this.count.textContent = error.message;
     }
   }
 
   show() {
-    const { total, images, indexed, shards } = this.found;
-    const reading = indexed < shards ? ` so far: ${Math.floor((100 * indexed) / shards)} % of the run is read` : "";
+    const { total, images, whole, indexed, shards } = this.found;
+    const reading = whole ? "" : ` so far: ${Math.floor((100 * indexed) / shards)} % of the run is read`;
     this.count.textContent = `${number(total)} ${total === 1 ? "image" : "images"}${reading}`;
-    this.list.replaceChildren(...images.map((row) => this.card(row)));
+    const cards = JSON.stringify([this.run, images]);
+    if (cards !== this.cards) this.list.replaceChildren(...images.map((row) => this.card(row)));
+    this.cards = cards;
     this.showPager(Math.max(1, Math.ceil(total / SIZE)));
     this.element.dispatchEvent(new Event("page"));
   }
@@ -185,6 +201,11 @@ export class Grid {
     await this.refresh(page);
     return this.found.images.at(step > 0 ? 0 : -1)?.no;
   }
+}
+
+/** What the form's choices are made of. */
+function choicesOf(about) {
+  return JSON.stringify([about.statuses, about.classes, about.categories]);
 }
 
 function field(id, title, properties) {

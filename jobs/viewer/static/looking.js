@@ -35,7 +35,8 @@ export class Looking {
     const shown = [[run, row]];
     if (both) {
       const other = 1 - run;
-      const found = await ask(`/api/runs/${other}/find`, { image_id: row.image_id }).catch(() => null);
+      const asked = { image_id: row.image_id, near: no };
+      const found = await ask(`/api/runs/${other}/find`, asked).catch((error) => error.message);
       shown.push([other, found]);
       shown.sort((a, b) => a[0] - b[0]);
     }
@@ -51,10 +52,10 @@ export class Looking {
   frame(run, row, named) {
     const about = this.runs[run];
     const caption = make("figcaption", {}, named ? about.uri : "", make("span", { className: "tally" }));
-    if (!row) {
-      return make("figure", { className: "frame" }, caption, make("p", {}, "this run does not have the image"));
+    if (typeof row === "string") {
+      return make("figure", { className: "frame" }, caption, make("p", {}, row));
     }
-    const pane = new Pane(run, about.categories, settings, this.gaze);
+    const pane = new Pane(run, about, settings, this.gaze);
     pane.wanted = row;
     pane.addEventListener("update", () => {
       const shown = pane.shown().length;

@@ -27,9 +27,9 @@ export class Gaze extends EventTarget {
 
 export class Pane extends EventTarget {
   /** `settings`: what is shown, shared by panes: threshold, hidden (a Set of classes), masks, opacity, only. */
-  constructor(run, categories, settings, gaze) {
+  constructor(run, about, settings, gaze) {
     super();
-    Object.assign(this, { run, categories, settings, gaze });
+    Object.assign(this, { run, about, settings, gaze });
     this.instances = [];
     this.total = 0;
     this.selected = -1;
@@ -101,7 +101,7 @@ export class Pane extends EventTarget {
       index,
       id,
       category: found.category[index],
-      label: this.categories.indexOf(found.category[index]),
+      label: this.about.categories.indexOf(found.category[index]),
       score: found.score[index],
       area: found.area[index],
       truncated: found.truncated[index],

@@ -11,30 +11,52 @@ const grid = new Grid(runs);
 const looking = new Looking(runs, (no, step) => grid.beside(no, step));
 let map;
 
+/** Title and counts. */
 function head() {
   const named = runs.map((run) => run.name || run.uri).join(" and ");
   document.title = `${named} · condinst`;
   document.querySelector("#named").textContent = named;
   const said = runs.map((run) => {
     const state = run.complete ? "" : ", not complete";
-    return `${run.uri}: ${number(run.images)} images, ${number(run.instances)} instances${state}`;
+    const counted = run.counted ? "" : " so far, counting";
+    const trouble = run.error ? `; reading it ended early: ${run.error}` : "";
+    return `${run.uri}: ${number(run.images)} images, ${number(run.instances)} instances${counted}${state}${trouble}`;
   });
   document.querySelector("#about").textContent = said.join(" · ");
-  const links = [make("a", { href: "#/" }, "images")];
+}
+
+function links() {
+  const made = [make("a", { href: "#/" }, "images")];
   runs.forEach((run, at) => {
-    if (run.georeferenced) links.push(make("a", { href: `#/map/${at}` }, runs.length > 1 ? `map ${at + 1}` : "map"));
+    if (run.georeferenced) made.push(make("a", { href: `#/map/${at}` }, runs.length > 1 ? `map ${at + 1}` : "map"));
   });
-  document.querySelector("#links").replaceChildren(...links);
+  document.querySelector("#links").replaceChildren(...made);
+}
+
+function mark() {
+  for (const link of document.querySelectorAll("#links a")) {
+    if (link.getAttribute("href") === (location.hash || "#/")) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+/** Follow what becomes known of the runs while the server reads them. */
+async function watch() {
+  const reading = (run) => !run.error && !(run.counted && run.indexed === run.shards);
+  while (runs.some(reading)) {
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    const told = await ask("/api/runs").catch(() => []);
+    told.forEach((run, at) => Object.assign(runs[at], run));
+    head();
+    grid.tell();
+  }
 }
 
 async function route() {
   const [, kind, run, no] = location.hash.split("/");
   map?.close();
   map = undefined;
-  for (const link of document.querySelectorAll("#links a")) {
-    if (link.getAttribute("href") === (location.hash || "#/")) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
+  mark();
   try {
     if (kind === "image" || kind === "compare") {
       main.replaceChildren(looking.element);
@@ -55,7 +77,9 @@ async function route() {
 }
 
 head();
+links();
 addEventListener("hashchange", route);
+watch();
 await route();
 
 // For whoever works on the page, in the browser's console.
