@@ -113,8 +113,8 @@ def test_missing_secrets_are_told_where_they_are_needed() -> None:
     with pytest.raises(SpecError) as caught:
         read(text, Surroundings(variables, DAY, need_secrets=True))
     assert str(caught.value).splitlines() == [
-        "s.yaml:6:11: secrets.0: PLACE is not set in the environment of this command, or empty",
-        "s.yaml:6:18: secrets.1: EMPTY is not set in the environment of this command, or empty",
+        "s.yaml:6:11: secrets.0: PLACE is not set in the environment of this command, or is empty; export it first",
+        "s.yaml:6:18: secrets.1: EMPTY is not set in the environment of this command, or is empty; export it first",
     ]
 
 

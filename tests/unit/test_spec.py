@@ -62,7 +62,7 @@ def test_several_inputs() -> None:
         ("0.3", "true", "spec.yaml:6:20: model.score_threshold: true was given; expected a number from 0 to 1"),
         ("{uri: out}", "{}", "spec.yaml:7:9: output.uri: missing; expected text"),
         ("name: beds\n", "", "spec.yaml:1:1: name: missing; expected text"),
-        ("name: beds", "name: b/d", "spec.yaml:2:7: name: expected 1 to 63 letters, digits, dots, dashes or underscores"),
+        ("name: beds", "name: b/d", "spec.yaml:2:7: name: the text 'b/d' was given; expected 1 to 63 letters, digits, dots, dashes or underscores"),
         ("kind: segment", "kind: train", "spec.yaml:1:7: kind: the text 'train' was given; expected segment"),
         ("uri: photos", "uri: [1]", "spec.yaml:3:14: input.uri: a list of 1 was given; expected text"),
         ('"*.jpg"', "[a, {}]", "spec.yaml:3:35: input.include.1: a mapping was given; expected text"),
