@@ -319,9 +319,8 @@ def test_the_map_shows_and_tells_an_instance(browser: Any, tmp_path: Path) -> No
         seen.open()
         link = [a for a in seen.all("#links a") if a.text == "map"]
         link[0].click()
-        seen.wait(lambda: "instances in sight" in seen.one(".mapping .live").text)
         total = run.instances(["image_id"]).num_rows
-        assert f"{total:,} instances in sight" in seen.one(".mapping .live").text
+        seen.wait(lambda: f"{total:,} instances in sight" in seen.one(".mapping .live").text)
         seen.wait(
             lambda: seen.script("return viewer.map().map.queryRenderedFeatures({layers: ['areas']}).length")
         )

@@ -8,7 +8,7 @@ const PICTURES = 1024; // pixels of an image's longest edge under the map
 
 export class GroundMap {
   constructor(run, about) {
-    Object.assign(this, { run, about, pictures: new Set(), least: 0 });
+    Object.assign(this, { run, about, pictures: new Set(), least: 0, ready: false });
     this.plate = make("div", { className: "plate" });
     this.live = make("p", { className: "live", role: "status" });
     const shown = make("output", { for: "map-score" }, "0.00");
@@ -53,6 +53,7 @@ export class GroundMap {
     this.map.addControl(new library.NavigationControl({ showCompass: false }));
     this.map.addControl(new library.ScaleControl());
     await new Promise((resolve) => this.map.once("load", resolve));
+    this.ready = true;
     this.map.on("moveend", () => this.refresh());
     for (const layer of ["areas", "points", "cells"]) {
       this.map.on("click", layer, (event) => this.pick(event.features[0], event.lngLat));
@@ -60,6 +61,11 @@ export class GroundMap {
       this.map.on("mouseleave", layer, () => (this.map.getCanvas().style.cursor = ""));
     }
     await this.refresh();
+  }
+
+  /** More of the run is read: show it. */
+  tell() {
+    if (this.ready) this.refresh();
   }
 
   async refresh() {

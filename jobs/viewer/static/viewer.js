@@ -40,16 +40,34 @@ function mark() {
   }
 }
 
+const reading = (run) => !run.error && !(run.counted && run.indexed === run.shards);
+const pause = () => new Promise((resolve) => setTimeout(resolve, 1000));
+
 /** Follow what becomes known of the runs while the server reads them. */
 async function watch() {
-  const reading = (run) => !run.error && !(run.counted && run.indexed === run.shards);
   while (runs.some(reading)) {
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await pause();
     const told = await ask("/api/runs").catch(() => []);
     told.forEach((run, at) => Object.assign(runs[at], run));
     head();
     grid.tell();
+    map?.tell();
   }
+}
+
+/** A run as it is known once an instance has a place or all is read; undefined when another page is asked for. */
+async function placed(at) {
+  const asked = location.hash;
+  const waiting = make("p", { className: "live", role: "status" });
+  main.replaceChildren(waiting);
+  while (location.hash === asked) {
+    const about = (await ask("/api/runs"))[at]; // its bounds grow while the run is read
+    if (!about) throw new Error("there is no such run here");
+    if (about.bounds || !reading(about)) return about;
+    waiting.textContent = `reading where instances lie: ${number(about.indexed)} of ${number(about.shards)} shards`;
+    await pause();
+  }
+  return undefined;
 }
 
 async function route() {
@@ -62,7 +80,8 @@ async function route() {
       main.replaceChildren(looking.element);
       await looking.show(Number(run), Number(no), kind === "compare");
     } else if (kind === "map") {
-      const about = (await ask("/api/runs"))[Number(run)]; // its bounds grow while the run is read
+      const about = await placed(Number(run));
+      if (!about) return;
       map = new GroundMap(Number(run), about);
       main.replaceChildren(map.element);
       await map.open();
