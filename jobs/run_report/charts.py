@@ -6,6 +6,7 @@ Each has a title and a description for who does not see it; every text in it is 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from itertools import accumulate, count
 
@@ -71,7 +72,7 @@ def shares(parts: Sequence[tuple[str, float]], title: str) -> Markup:
 
 def nice(value: float) -> float:
     """The next of 1, 2, 3, 4, 6, 8, 10, 20, ... that is not smaller; 1 for nothing."""
-    if value <= 0:
+    if value < sys.float_info.min:  # powers of ten below it are not what they say
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))
     return next(
