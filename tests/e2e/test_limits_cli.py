@@ -60,7 +60,9 @@ def test_a_run_without_its_secrets_does_not_begin(spec: Path, tmp_path: Path) ->
     given = ("--set", "secrets=[FARM_KEY]")
     refused = condinst("run", spec, "--local", *given)
     assert refused.returncode == ExitCode.BAD_SPEC
-    assert refused.stderr.strip().endswith("FARM_KEY is not set in the environment of this command, or is empty; export it first")
+    assert refused.stderr.strip().endswith(
+        "FARM_KEY is not set in the environment of this command, or is empty; export it first"
+    )
     assert not (tmp_path / "out").exists()
     # Looking takes none.
     assert condinst("plan", spec, *given).returncode == 0
