@@ -186,6 +186,9 @@ def test_charts_are_whole_svg_whatever_they_say(
         svg = ElementTree.fromstring(str(drawn))
         assert (svg.find("title").text or "") == title  # type: ignore[union-attr]
         assert svg.find("desc").text  # type: ignore[union-attr]
+        assert str(bars(heights, [label] * len(heights), title, x_name)) == str(
+            bars(heights, [label] * len(heights), title, x_name)
+        )
         for shape in svg.iter("rect"):
             assert float(shape.get("width", "-1")) >= 0
             assert float(shape.get("height", "-1")) >= -0.05
