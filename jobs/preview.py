@@ -19,7 +19,7 @@ from jobs.target import open_target
 from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, Scan, load_plans, scan
-from pipeline.plan import window_plans
+from pipeline.plan import shard_place, window_plans
 from pipeline.records import ImageRef
 from pipeline.sampling import Sample
 from pipeline.settings import SegmentSettings
@@ -93,7 +93,7 @@ def _say_rasters(
     crs = next((plan.crs for plan in plans if plan.crs), "")
     table.add_row("geometries", escape(crs[:80]) or "none: no raster says where it lies")
     return Ahead(
-        images=sum(windows[int(shard[:4])].rows(int(shard[5:])) for shard in pending),
+        images=sum(windows[generation].rows(number) for generation, number in map(shard_place, pending)),
         shards=len(pending),
         size=windows[0].shard_size,
         sample=sample,

@@ -82,9 +82,13 @@ class Plan:
             return pa.schema([])
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.extra_schema)))
 
+    def shard_id(self, number: int) -> str:
+        """Id of a shard: `<generation>-<number>`."""
+        return f"{self.generation:04d}-{number:06d}"
+
     def shard_ids(self) -> list[str]:
-        """Ids of the plan's shards, in order: `<generation>-<number>`."""
-        return [f"{self.generation:04d}-{number:06d}" for number in range(self.shards)]
+        """Ids of the plan's shards, in order."""
+        return [self.shard_id(number) for number in range(self.shards)]
 
 
 _PLAN = TypeAdapter(Plan)
@@ -147,22 +151,28 @@ def untold(skipped: Mapping[str, int], earlier: Sequence[Plan]) -> dict[str, int
     return dict(Counter(skipped) - told)
 
 
+def shard_place(shard: str) -> tuple[int, int]:
+    """Generation and number of the shard of an id."""
+    generation, _, number = shard.partition("-")
+    return int(generation), int(number)
+
+
 class Plans:
     """The plans of an output, read when one is asked for that is not known. Safe in threads."""
 
     def __init__(self, output: Store) -> None:
         self._output = output
-        self._known: dict[str, Plan] = {}
+        self._known: dict[int, Plan] = {}
         self._lock = threading.Lock()
 
     def shard(self, shard: str) -> tuple[Plan, list[ImageRef]]:
         """A shard's plan and its images. Raises PlanError, KeyError where no plan has its generation."""
-        generation, _, number = shard.partition("-")
+        generation, number = shard_place(shard)
         with self._lock:
             if generation not in self._known:
-                self._known = {f"{plan.generation:04d}": plan for plan in load_plans(self._output)}
+                self._known = {plan.generation: plan for plan in load_plans(self._output)}
             plan = self._known[generation]
-        return plan, read_shard(self._output, plan, int(number))
+        return plan, read_shard(self._output, plan, number)
 
 
 def read_shard(output: Store, plan: Plan, number: int) -> list[ImageRef]:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.commit import Commit, commit_key, public_key
 from pipeline.findings import Fault, Finding
 from pipeline.ledger import Ledger, LedgerError
-from pipeline.manifest import Plan, PlanError, read_shard
+from pipeline.plan import Plan, PlanError, read_shard, shard_place
 from pipeline.shardcheck import ShardCheck, ShardRows
 from pipeline.storage import NotFound, Store
 
@@ -74,7 +74,7 @@ class ShardExaminer:
 
     def _check(self, look: ShardLook, record: Commit, masks: int | None) -> None:
         """Hold the rows against the record; a newer one that came meanwhile takes its place."""
-        plan = self._plans.get(int(record.shard.partition("-")[0]))
+        plan = self._plans.get(shard_place(record.shard)[0])
         expected = self._expected(plan, look)
         extra = None if plan is None else plan.extra
         check = ShardCheck(self._store, record, self._job, expected, extra, masks)
@@ -92,7 +92,7 @@ class ShardExaminer:
         if plan is None or plan.generation in self._unsure:
             return None
         try:
-            refs = read_shard(self._store, plan, int(look.shard.partition("-")[2]))
+            refs = read_shard(self._store, plan, shard_place(look.shard)[1])
         except PlanError as error:
             look.findings.append(self._finding(Fault.MANIFEST, plan.files[0].path, str(error), look.shard))
             return None

@@ -28,7 +28,7 @@ from pipeline.geo.windows import inside
 from pipeline.inputs import Inputs
 from pipeline.keys import locate
 from pipeline.pixels import Rgb
-from pipeline.plan import read_shard
+from pipeline.plan import read_shard, shard_place
 from pipeline.records import ImageRef, InputRejected, Status, Window
 from pipeline.sources import InputSource
 from pipeline.tables import Run
@@ -135,8 +135,8 @@ class Pictures:
 
     @lru_cache(maxsize=1024)  # noqa: B019  # as long as the viewer lives
     def _planned(self, shard: str, image_id: str) -> ImageRef | None:
-        generation, _, number = shard.partition("-")
-        refs = read_shard(self._run.store, self._plans[int(generation)], int(number))
+        generation, number = shard_place(shard)
+        refs = read_shard(self._run.store, self._plans[generation], number)
         return next((ref for ref in refs if ref.image_id == image_id), None)
 
     def _ref(self, row: Mapping[str, Any]) -> ImageRef:

@@ -96,7 +96,7 @@ class WindowsFound:
         return {self._shard(number): self._revisions[number] for number in numbers if self._revisions[number]}
 
     def _shard(self, number: int) -> str:
-        return f"{self._plan.generation:04d}-{number:06d}"
+        return self._plan.shard_id(number)
 
     def _read_commit(self, number: int) -> Commit:
         shard = self._shard(number)
