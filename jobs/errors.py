@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -105,6 +105,11 @@ def naming(place: object) -> Iterator[None]:
         yield
     except WeightsError as error:
         raise WeightsError(f"{place}: {error}") from None
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Some of many names, for a message."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def one_line(text: str) -> str:

@@ -14,7 +14,7 @@ from jobs.errors import Incomplete, JobError
 from jobs.report import SUMMARY_KEY
 from jobs.resolve import refuse_other_settings, settings_of, spec_of, standing_job
 from jobs.retry_windows import RetryingWindows
-from jobs.retrying import Retrying, Wanted, table
+from jobs.retrying import Retrying, Wanted
 from jobs.run_report.page import put_report
 from jobs.segment import account
 from jobs.target import is_spec, no_job, open_target
@@ -67,12 +67,7 @@ def retry_output(target: str, options: StoreOptions, wanted: Wanted, console: Co
 def _retry(retrying: Retrying) -> dict[str, object] | None:
     """Do the inputs of a job without windows; returns what was done, None where nothing was to be."""
     retrying.tell("inputs")
-    if retrying.wanted.dry_run:
-        retrying.console.print(table(retrying.before.values()))
-        retrying.console.print("nothing was changed; without --dry-run they are done again", highlight=False)
-        return None
-    if not retrying.chosen:
-        retrying.console.print("nothing to retry", highlight=False)
+    if retrying.idle():
         return None
     this_run = retrying.run()
     retrying.done()

@@ -52,13 +52,7 @@ class RetryingWindows:
         windows.doing, windows.asked = SEGMENTING_WINDOWS, self.store
         windows.tell("windows")
         self._tell_refused()
-        outdated = outdated_shards(self.store, self.plans)
-        if self.wanted.dry_run:
-            self.console.print(table(windows.before.values()))
-            self.console.print("nothing was changed; without --dry-run they are done again", highlight=False)
-            return None
-        if not windows.chosen and not outdated:
-            self.console.print("nothing to retry", highlight=False)
+        if windows.idle(more=bool(outdated_shards(self.store, self.plans))):
             return None
         # One cluster for both stages: starting Ray takes seconds.
         least = min(self.spec.workers.least, windows.workers)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.driving import REPEAT, Drive
-from jobs.errors import Incomplete
+from jobs.errors import Incomplete, first_of
 from jobs.limits import Limits
 from jobs.progress import SEGMENTING, Doing
 from jobs.spec import SegmentSpec
@@ -75,6 +75,17 @@ class Retrying:
         images, shards = sum(self.chosen.values()), len(self.chosen)
         self.console.print(f"{images:,} {noun} in {shards:,} shards {self.wanted}", highlight=False)
 
+    def idle(self, more: bool = False) -> bool:
+        """Whether nothing is to be done or changed, and says so; `more`: there is other work than its own."""
+        if self.wanted.dry_run:
+            self.console.print(table(self.before.values()))
+            self.console.print("nothing was changed; without --dry-run they are done again", highlight=False)
+        elif not self.chosen and not more:
+            self.console.print("nothing to retry", highlight=False)
+        else:
+            return False
+        return True
+
     @property
     def workers(self) -> int:
         """Of the pool, at most; 0 for this process."""
@@ -136,8 +147,7 @@ class Retrying:
 def demand_none(left: Sequence[str], verb: str) -> None:
     """Raise Incomplete, naming some, when shards are left."""
     if left:
-        some = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
-        raise Incomplete(f"{len(left):,} shards were not {verb} ({some}); {REPEAT}")
+        raise Incomplete(f"{len(left):,} shards were not {verb} ({first_of(left)}); {REPEAT}")
 
 
 def table(before: Iterable[Commit], after: Iterable[Commit] | None = None) -> Table:

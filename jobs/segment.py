@@ -14,7 +14,7 @@ from rich.console import Console
 from jobs import structured
 from jobs.allowance import Allowance, too_many
 from jobs.driving import REPEAT, Drive
-from jobs.errors import Incomplete, TooManyFailed
+from jobs.errors import Incomplete, TooManyFailed, first_of
 from jobs.limits import Limits
 from jobs.report import SUMMARY_KEY, print_report, summary, versions
 from jobs.resolve import open_output, refuse_other_settings, resolved, settings_of, standing_job
@@ -148,10 +148,8 @@ def account(
     missing = ledger.pending(plans)
     planned = sum(plan.images for plan in plans)
     if missing:
-        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise Incomplete(
-            f"{len(missing)} of {sum(plan.shards for plan in plans)} shards are missing ({some}); {REPEAT}"
-        )
+        shards = sum(plan.shards for plan in plans)
+        raise Incomplete(f"{len(missing)} of {shards} shards are missing ({first_of(missing)}); {REPEAT}")
     tally = Tally.of(ledger.records())
     if tally.images != planned:
         raise Incomplete(

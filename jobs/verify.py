@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jobs.errors import ExitCode, one_line
+from jobs.errors import ExitCode, first_of, one_line
 from jobs.outputs import stages
 from jobs.preview import readable_bytes
 from jobs.target import no_job, open_target
@@ -139,7 +139,6 @@ def _verdict(report: Report) -> str:
             return "incomplete: nothing is planned yet; run the job again"
         case Outcome.INCOMPLETE:
             waiting = report.missing or report.unpublished
-            some = ", ".join(waiting[:5]) + (", ..." if len(waiting) > 5 else "")
-            return f"incomplete, what there is agrees ({some}); run the job again to do the rest"
+            return f"incomplete, what there is agrees ({first_of(waiting)}); run the job again to do the rest"
         case Outcome.DAMAGED:
             return f"damaged: {len(report.findings):,} problems"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from jobs.driving import REPEAT, Drive
-from jobs.errors import Incomplete
+from jobs.errors import Incomplete, first_of
 from jobs.limits import Limits
 from jobs.progress import Doing
 from jobs.tally import Tally
@@ -65,8 +65,7 @@ class WindowStage:
         done = drive.run()
         missing = self.ledger.pending(self.window_plans)
         if missing:
-            some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise Incomplete(f"{len(missing)} shards of windows are missing ({some}); {REPEAT}")
+            raise Incomplete(f"{len(missing)} shards of windows are missing ({first_of(missing)}); {REPEAT}")
         return done
 
     def tally(self) -> Tally:
