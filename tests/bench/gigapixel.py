@@ -16,10 +16,7 @@ import math
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +30,8 @@ from rasterio.windows import Window
 from jobs.scenes import render
 from pipeline import tables
 from tests.bench import harness
+from tests.bench.processes import Memory
+from tests.command import COMMAND
 from tests.rasters import UTM
 
 SIDE, PATCHES = 40_000, 49
@@ -40,7 +39,6 @@ PATCH, BLOCK = 1024, 512
 SCENES = 8
 """Fields that differ; patches take them in turn."""
 LIMITS_MIB = {"worker": 3 * 1024, "driver": 1.5 * 1024}
-COMMAND = Path(sys.executable).with_name("condinst")
 SPEC = """
 kind: segment
 name: gigapixel
@@ -73,49 +71,6 @@ def write_sparse(path: Path, side: int, patches: int) -> None:
         out.build_overviews(levels, Resampling.average)
     gdal_copy(plain, path, driver="COG", blocksize=BLOCK, compress="deflate", sparse_ok=True)
     plain.unlink()
-
-
-@dataclass
-class Memory:
-    """The most that each kind of process held, while a driver and what it started ran."""
-
-    driver: psutil.Process
-    most: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> dict[str, int]:
-        """End sampling; MiB by kind."""
-        self._ended.set()
-        self._thread.join()
-        return {kind: most >> 20 for kind, most in sorted(self.most.items())}
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.2):
-            try:
-                processes = [self.driver, *self.driver.children(recursive=True)]
-            except psutil.NoSuchProcess:
-                return
-            for process in processes:
-                self._sample(process)
-
-    def _sample(self, process: psutil.Process) -> None:
-        try:
-            kind = self._kind(process)
-            self.most[kind] = max(self.most[kind], process.memory_info().rss)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            pass  # it ended meanwhile
-
-    def _kind(self, process: psutil.Process) -> str:
-        if process == self.driver:
-            return "driver"
-        command = " ".join(process.cmdline())
-        if "ShardActor" in command or "MapWorker" in command:
-            return "worker"
-        return "header_reader" if "childread" in command else "ray_and_others"
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,26 @@ def memory_peak(prepare: Callable[..., Callable[[], object]], *arguments: object
     growth: int = receiver.recv()
     process.join()
     return growth
+
+
+def scaling(
+    bench: str,
+    sizes: Sequence[int],
+    run: Callable[[int], dict[str, float]],
+    prepare: Callable[[int], Callable[[], object]],
+    cost: Callable[[dict[str, float]], float],
+) -> None:
+    """Runs each size and prints a line for it, with the `memory_peak` of `prepare`; then the report.
+
+    Sizes may be given on the command line. The ratio is of `cost`, of the largest to that of the smallest.
+    """
+    rows = []
+    for size in [int(size) for size in sys.argv[1:]] or list(sizes):
+        row = run(size)
+        row["memory_mib"] = round(memory_peak(prepare, size) / 2**20)
+        print(row, flush=True)
+        rows.append(row)
+    report(bench, cost(rows[-1]) / cost(rows[0]), {"sizes": rows})
 
 
 def _peak(sender, threads, prepare, arguments) -> None:

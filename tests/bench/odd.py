@@ -8,46 +8,24 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import psutil
+
 from pipeline import tables
 from tests.bench import harness
+from tests.bench.processes import Memory
+from tests.command import COMMAND
 from tests.conftest import SHARED
 from tests.integration.test_odd_images import is_as_expected
 
 FOLDER = Path(os.environ.get("ODD_IMAGES_DIR", SHARED / "data" / "odd-images"))
 EVERY = 0.05
 """Seconds between two looks at the processes."""
-
-
-def resident() -> Iterator[tuple[str, int]]:
-    """Name and resident bytes of each process of the job."""
-    for entry in Path("/proc").iterdir():
-        try:
-            line = (entry / "cmdline").read_text().replace("\0", " ")
-            environment = (entry / "environ").read_bytes()
-            if (
-                b"BENCH_ODD=" in environment
-                and not line.startswith("ray::IDLE")
-                and "site-packages/ray" not in line
-            ):
-                pages = int((entry / "statm").read_text().split()[1])
-                yield line[:60], pages * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, IndexError):
-            continue
-
-
-def watch(ended: threading.Event, peaks: dict[str, int]) -> None:
-    while not ended.wait(EVERY):
-        for name, size in resident():
-            peaks[name] = max(size, peaks.get(name, 0))
 
 
 def outcomes(output: Path) -> dict[str, dict[str, Any]]:
@@ -73,34 +51,31 @@ def main() -> None:
         f"kind: segment\nname: odd\ninput: {{uri: {FOLDER}}}\nmodel: {{weights: demo}}\n"
         f"output: {{uri: {folder}/out}}\n"
     )
-    environment = {**os.environ, "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "BENCH_ODD": "1"}
-    ended, peaks = threading.Event(), dict[str, int]()
-    watcher = threading.Thread(target=watch, args=(ended, peaks))
-    watcher.start()
+    environment = {**os.environ, "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled"}
     try:
         began = time.monotonic()
-        command = [Path(sys.executable).with_name("condinst"), "run", spec]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        seconds = time.monotonic() - began
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
+        log = (folder / "log").open("wb")
+        run = subprocess.Popen([COMMAND, "run", spec], env=environment, stdout=log, stderr=log)
+        memory = Memory(psutil.Process(run.pid), EVERY)
+        code = run.wait()
+        seconds, held = time.monotonic() - began, memory.stop()
+        if code:
+            raise RuntimeError((folder / "log").read_text()[-2000:])
         found = outcomes(folder / "out")
     finally:
-        ended.set()
-        watcher.join()
         shutil.rmtree(folder, ignore_errors=True)
     wrong = [
         f"{entry['file']} ({entry['expected']}): {found.get(Path(entry['file']).name)}"
         for entry in entries
         if not is_as_expected(entry, found.get(Path(entry["file"]).name, {"status": "no row", "reason": ""}))
     ]
-    for line in [*wrong, *(f"{size / 2**20:7.0f} MiB {name}" for name, size in sorted(peaks.items()))]:
+    for line in wrong:
         print(line)
     figures = {
         "files": len(entries),
         "as_expected": len(entries) - len(wrong),
         "seconds": round(seconds, 1),
-        "peak_mib": round(max(peaks.values()) / 2**20),
+        "most_mib": held,
     }
     harness.report("odd", None, figures)
 

@@ -10,7 +10,6 @@ process grew by at its peak, the file itself among it; `file_mib` is the file.
 
 from __future__ import annotations
 
-import sys
 import time
 from functools import partial
 
@@ -55,17 +54,13 @@ def _prepared(count: int):
     return partial(written, count)
 
 
+def _each(row: dict[str, float]) -> float:
+    return row["cpu_seconds"] / row["instances"]
+
+
 def main() -> None:
     """Print a line a size, then the JSON; the ratio is of processor time an instance, largest to smallest."""
-    sizes = [int(size) for size in sys.argv[1:]] or list(SIZES)
-    rows = []
-    for size in sizes:
-        row = written(size)
-        row["memory_mib"] = round(harness.memory_peak(_prepared, size) / 2**20)
-        print(row, flush=True)
-        rows.append(row)
-    dear, cheap = (rows[at]["cpu_seconds"] / rows[at]["instances"] for at in (-1, 0))
-    harness.report("rasterrows", dear / cheap, {"sizes": rows})
+    harness.scaling("rasterrows", SIZES, written, _prepared, _each)
 
 
 if __name__ == "__main__":

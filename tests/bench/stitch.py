@@ -11,7 +11,6 @@ Windows of 1024 pixels overlap by 128. Each sees an ellipse anew: moved by up to
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -134,15 +133,7 @@ def _prepared(count: int):
 
 def main() -> None:
     """Print a line a size, then the JSON; the ratio is of processor time an instance, largest to smallest."""
-    sizes = [int(size) for size in sys.argv[1:]] or list(SIZES)
-    rows = []
-    for size in sizes:
-        row = run(size)
-        row["memory_mib"] = round(harness.memory_peak(_prepared, size) / 2**20)
-        print(row, flush=True)
-        rows.append(row)
-    dear, cheap = (rows[at]["cpu_microseconds_an_instance"] for at in (-1, 0))
-    harness.report("stitch", dear / cheap, {"sizes": rows})
+    harness.scaling("stitch", SIZES, run, _prepared, lambda row: row["cpu_microseconds_an_instance"])
 
 
 if __name__ == "__main__":
