@@ -63,7 +63,9 @@ class Patience:
         }
 
 
-PATIENT = Patience(tries=20, seconds=120, longest_pause=15)
-"""For a service that has answered before: it gets two minutes to come back."""
+PATIENT = Patience(tries=40, seconds=120, longest_pause=15)
+"""For a service that has answered before: it gets two minutes to come back.
+
+Its pauses take four minutes on average, so that the time ends the tries, not their number."""
 QUICK = Patience(tries=3, seconds=5, longest_pause=1)
 """For the first request to a service: a wrong endpoint is to be told in seconds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import settings
 
 # How long an example takes says how busy the machine is; what hangs is ended by pytest's own limit.
-settings.register_profile("project", deadline=None)
-settings.load_profile("project")
+# A run of the suite is the same each time; HYPOTHESIS_PROFILE=search looks for new examples.
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
 
 # One process a core: more threads than cores wait for one another, several times over.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -30,6 +33,14 @@ def _folder(variable: str, default: Path) -> Path:
     if not path.is_dir():
         pytest.skip(f"{variable} is not set and {default} does not exist")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What a test draws at random is the same in each run, whatever ran before it."""
+    random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
