@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from condinst.config import STRIDES, Precision
 from condinst.criterion import Aim, Criterion, Totals
 from condinst.model import CondInst
 from condinst.optimizing import FitConfig, learning_rate
+from condinst.precision import quickest_precision
 from condinst.targets import Target
 from condinst.training import Training
 
@@ -54,9 +55,11 @@ class Batch:
 class Learner(nn.Module):
     """A model and its losses as one module, so that `DistributedDataParallel` sees every weight used."""
 
-    def __init__(self, model: CondInst, criterion: Criterion, precision: Precision) -> None:
+    def __init__(self, model: CondInst, criterion: Criterion, precision: Precision | Literal["auto"]) -> None:
         super().__init__()
         self.model, self.criterion = model, criterion
+        if precision == "auto":
+            precision = quickest_precision(model.device.type)
         self._half = None if precision == "float32" else getattr(torch, precision)
 
     def forward(self, batch: Batch, aim: Aim, totals: Totals) -> dict[str, Tensor]:

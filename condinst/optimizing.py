@@ -39,8 +39,9 @@ class FitConfig(Part):
     """Parts that a step's batch goes through the network in, to save memory; a batch norm sees one part."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the exponential moving average of the weights, which is what training returns."""
-    precision: Precision = "bfloat16"
-    """What convolutions compute in (autocast); weights and losses stay float32. `float16`, for GPUs without
+    precision: Precision | Literal["auto"] = "auto"
+    """What convolutions compute in (autocast); weights and losses stay float32. `auto` is bfloat16 on GPUs
+    and on processors that multiply it themselves, and float32 on others. `float16`, for GPUs without
     bfloat16, scales the loss so that small gradients do not vanish."""
     max_skipped: Annotated[int, Field(ge=0)] = 10
     """Steps in a row that may be skipped for a loss or gradient that is not finite; one more ends the run."""

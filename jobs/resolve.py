@@ -193,4 +193,6 @@ def _precision(spec: SegmentSpec, standing: Mapping[str, object] | None) -> str:
     settings = (standing or {}).get("settings")
     if isinstance(settings, Mapping) and "precision" in settings:
         return str(settings["precision"])
-    return "bfloat16" if spec.workers.gpus > 0 else "float32"
+    from condinst.precision import quickest_precision
+
+    return quickest_precision("cuda" if spec.workers.gpus > 0 else "cpu")

@@ -366,8 +366,9 @@ class SegmentSpec(JobSpec):
     )
     precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         default="float32",
-        description="Numbers the model computes in. `auto` is bfloat16 on GPU workers and float32 elsewhere, "
-        "decided when the job first runs.",
+        description="Numbers the model computes in. `auto` is bfloat16 on GPU workers and where the "
+        "processor multiplies it itself (AMX, AVX-512 BF16), float32 elsewhere; decided when the job is "
+        "planned, by the machine that plans it.",
     )
 
     @model_validator(mode="after")

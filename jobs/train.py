@@ -15,7 +15,7 @@ from condinst import weights
 from jobs.errors import Incomplete, JobError
 from jobs.learn import SUMMARY_KEY, Material, learn, material
 from jobs.resolve import options_of
-from jobs.train_record import claim, placed
+from jobs.train_record import claim, placed, settled, standing
 from jobs.train_spec import TrainSpec
 from jobs.train_worker import work
 from pipeline.storage import NotFound, Store
@@ -34,6 +34,7 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     spec = placed(spec)
     _check_device(spec)
     store = Store.open(spec.output.uri, options_of(spec.output))
+    spec = settled(spec, standing(store))
     given = material(spec, console)
     counts = {"images": len(given.samples), "instances": given.samples.instances}
     new = claim(store, spec, given.model.config, given.digests, counts)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from condinst.config import ModelConfig
+from condinst.precision import quickest_precision
 from condinst.weights import DEMO
 from jobs.errors import Refused
 from jobs.report import versions
@@ -47,6 +48,20 @@ def placed(spec: TrainSpec) -> TrainSpec:
 def _placed(section: SourceSection) -> SourceSection:
     given = {key: getattr(section, key) for key in ("uri", "annotations", "run")}
     return section.model_copy(update={k: absolute(v) for k, v in given.items() if v is not None})
+
+
+def settled(spec: TrainSpec, record: Mapping[str, Any] | None) -> TrainSpec:
+    """The spec without `auto`: as the output's training has it, which another machine may go on with.
+
+    `record` is the output's `train.json`, if there is one; otherwise this machine decides.
+    """
+    if spec.training.precision != "auto":
+        return spec
+    try:
+        precision = (record or {})["settings"]["training"]["precision"]
+    except (KeyError, TypeError):
+        precision = quickest_precision(spec.device)
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"precision": precision})})
 
 
 def decisive(spec: TrainSpec, data: Mapping[str, object]) -> dict[str, object]:

@@ -29,6 +29,7 @@ from condinst.augment import AugmentConfig
 from condinst.criterion import Criterion, LossConfig
 from condinst.fit import Batch, fit
 from condinst.optimizing import FitConfig
+from condinst.precision import quickest_precision
 from condinst.sampling import Order
 from condinst.training import Training
 from condinst.views import Views
@@ -72,7 +73,7 @@ def plain(model: CondInst, batches: list[Batch]) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model.train()
     for batch in batches:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=quickest_precision("cpu") == "bfloat16"):
             dense = model(batch.x)
         loss = torch.stack(list(criterion(model, dense, batch.targets).values())).sum()
         optimizer.zero_grad(set_to_none=True)
