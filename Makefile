@@ -21,7 +21,7 @@ demo-model: setup
 	$(BIN)/condinst demo-model
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST_ARGS)
 
 # Clusters of several processes, servers that are killed, whole loops: some minutes each, on a quiet machine.
 test-clusters: setup

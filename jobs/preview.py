@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,12 +20,12 @@ from jobs.target import open_target
 from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, Scan, load_plans, scan
-from pipeline.plan import shard_place, window_plans
+from pipeline.plan import shard_place, untold, window_plans
 from pipeline.records import ImageRef
 from pipeline.sampling import Sample
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store, StoreOptions
-from pipeline.tiled.planning import open_windows
+from pipeline.tiled.planning import extend_tiled, open_windows
 
 
 def preview(
@@ -48,7 +49,7 @@ def preview(
     if settings.tiling is None:
         ahead = _say_input(table, spec, settings, ledger, plans)
     else:
-        ahead = _say_rasters(table, spec, settings, store, plans)
+        ahead = _say_rasters(table, spec, settings, ledger, plans)
     table.add_row("workers", _workers(spec, ahead.shards))
     model = f"{spec.model.weights}, sha256 {settings.model_digest[:12]}, {settings.precision}"
     table.add_row("model", escape(model))
@@ -65,22 +66,27 @@ def preview(
 
 
 def _say_rasters(
-    table: Table, spec: SegmentSpec, settings: SegmentSettings, store: Store, plans: Sequence[Plan]
+    table: Table, spec: SegmentSpec, settings: SegmentSettings, ledger: Ledger, plans: Sequence[Plan]
 ) -> Ahead:
-    """The same of a tiled job: each raster's header is read, as the run itself will."""
+    """The same of a tiled job: each new raster's header is read, as the run itself will."""
     from jobs.try_job import picked
 
-    listed, tiling = _listed(plans), settings.tiling
+    listed, store, tiling = _listed(plans), ledger.store, settings.tiling
     assert tiling is not None
-    with tempfile.TemporaryDirectory(prefix="condinst-plan-") as scratch:
-        frozen = store if plans else Store.open(scratch)
-        plans = plans or [freeze_input(spec, settings, frozen)]
-        windows, found = window_plans(plans), _frozen(plans)
-        sample = picked(frozen, plans, HEADERS)
+    with tempfile.TemporaryDirectory(prefix="condinst-plan-") as folder:
+        scratch = Store.open(folder)
+        if not plans:
+            plans = [freeze_input(spec, settings, scratch)]
+            more, sample = None, picked(scratch, plans, HEADERS)
+            _say_found(table, "input", _frozen(plans), "rasters", listed)
+        else:
+            _say_found(table, "input", _frozen(plans), "rasters", listed)
+            more = _new_rasters(table, settings, scratch, ledger, plans)
+            sample = picked(scratch, [more], HEADERS) if more else picked(store, plans, HEADERS)
+    plans = [*plans, *filter(None, [more])]
+    windows = window_plans(plans)
     shards, stitching = sum(plan.shards for plan in windows), sum(plan.shards for plan in plans)
-    pending, unstitched = Ledger(open_windows(store)).pending(windows), len(Ledger(store).pending(plans))
-    table.add_row("input", f"{found.images:,} rasters, {readable_bytes(found.bytes)}" + listed)
-    _say_skipped(table, found)
+    pending, unstitched = Ledger(open_windows(store)).pending(windows), len(ledger.pending(plans))
     total = sum(plan.images for plan in windows)
     each = f"{tiling.size}x{tiling.size} pixels, {tiling.overlap} shared"
     table.add_row("windows", f"{total:,} of {each}")
@@ -102,7 +108,26 @@ def _say_rasters(
     )
 
 
-def _say_skipped(table: Table, found: Scan) -> None:
+def _new_rasters(
+    table: Table, settings: SegmentSettings, scratch: Store, ledger: Ledger, plans: Sequence[Plan]
+) -> Plan | None:
+    """Plan in a scratch place what a run would add to the output, if anything; say what that is."""
+    if settings.tiling is None or not any(source.new for source in settings.sources):
+        return None
+    known = known_rows(ledger, plans)
+    more, found = extend_tiled(settings.sources, scratch, plans, known, settings.tiling)
+    _say_new(table, found, "rasters", plans)
+    return more
+
+
+def _say_new(table: Table, found: Scan, what: str, plans: Sequence[Plan]) -> None:
+    """Say what is not in the plans yet, without what was said of them already."""
+    changed = f", {found.changed:,} of them changed since they were done" if found.changed else ""
+    _say_found(table, "new", replace(found, skipped=untold(found.skipped, plans)), what, changed)
+
+
+def _say_found(table: Table, heading: str, found: Scan, what: str, more: str) -> None:
+    table.add_row(heading, f"{found.images:,} {what}, {readable_bytes(found.bytes)}" + more)
     for reason, count in sorted(found.skipped.items()):
         table.add_row("skipped", f"{count:,} {escape(reason.replace('_', ' '))}")
 
@@ -123,14 +148,12 @@ def _say_input(
     """Say what the input holds and how it is cut; returns what of it is to be done."""
     sample = Sample(HEADERS)
     found = _frozen(plans) if plans else scan(settings.sources, ledger.store, sample=sample)
-    table.add_row("input", f"{found.images:,} images, {readable_bytes(found.bytes)}" + _listed(plans))
-    _say_skipped(table, found)
+    _say_found(table, "input", found, "images", _listed(plans))
     size = plans[-1].shard_size if plans else spec.shards.images
     more = Scan(0, 0, {})
     if plans and any(source.new for source in settings.sources):
         more = scan(settings.sources, ledger.store, known_rows(ledger, plans), sample)
-        changed = f", {more.changed:,} of them changed since they were done" if more.changed else ""
-        table.add_row("new", f"{more.images:,} images, {readable_bytes(more.bytes)}{changed}")
+        _say_new(table, more, "images", plans)
     cut = sum(plan.shards for plan in plans) if plans else -(-found.images // size)
     shards = cut + -(-more.images // size)
     done = Tally.of(ledger.records()) if plans else Tally()

@@ -25,7 +25,21 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+TESTS = Path(__file__).resolve().parent
+_ORDER = ("faults", "integration", "e2e", "unit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long ones first: what is short fills the end, where one process would wait for the other."""
+
+    def rank(item: pytest.Item) -> int:
+        folders = item.path.relative_to(TESTS).parts
+        return next(number for number, name in enumerate(_ORDER) if name in folders)
+
+    items.sort(key=rank)
+
+
+SHARED = TESTS.parents[1] / "shared"
 
 
 def _folder(variable: str, default: Path) -> Path:

@@ -59,11 +59,11 @@ def test_both_stages_of_a_tiled_job_cost_time_and_the_first_alone_gpus() -> None
     assert stitch.gpu_hours == 0
 
 
-def tiled_spec(folder: Path, output: str) -> SegmentSpec:
+def tiled_spec(folder: Path, output: str, mode: str = "all") -> SegmentSpec:
     spec = {
         "kind": "segment",
         "name": "tiles",
-        "input": {"uri": str(folder / "in")},
+        "input": {"uri": str(folder / "in"), "mode": mode},
         "model": {"weights": str(folder / "tiny-0.safetensors"), "score_threshold": 0.5, "max_instances": 10},
         "tiling": {"size": 96, "overlap": 32},
         "shards": {"images": 4},
@@ -99,3 +99,25 @@ def test_a_tiled_job_is_estimated_by_the_run_before(tmp_path: Path) -> None:
     cost = estimate_tiled(rate, None, Todo(count, 3, 1, 4), Todo(count, 1, 1), 0, None)
     assert cost.seconds == pytest.approx(run["seconds"], rel=0.1)
     assert not (tmp_path / "other").exists(), "nothing is written"
+
+
+def test_what_is_new_among_rasters_is_counted_and_nothing_is_written(tmp_path: Path) -> None:
+    tiny_weights(tmp_path)
+    (tmp_path / "in").mkdir()
+    write_raster(tmp_path / "in" / "a.tif", terrain(3, 160, 224))
+    spec = tiled_spec(tmp_path, "out", "new")
+    before = run_job(spec, local=True, console=Console(quiet=True))["windows"]["count"]
+    shown = said(spec)
+    assert re.search(r"new +0 rasters", shown), shown
+    assert "complete: a run would do nothing" in shown
+    write_raster(tmp_path / "in" / "b.tif", terrain(4, 160, 160))
+    files = sorted((tmp_path / "out").rglob("*"))
+    shown = said(spec)
+    assert sorted((tmp_path / "out").rglob("*")) == files
+    assert re.search(r"input +1 rasters.*as listed by the first run", shown), shown
+    assert re.search(r"new +1 rasters", shown), shown
+    found = re.search(r"windows +(\d+) of 96x96", shown)
+    assert found, shown
+    after = run_job(spec, local=True, console=Console(quiet=True))["windows"]["count"]
+    assert int(found[1]) == after > before
+    assert "complete" in said(spec)
