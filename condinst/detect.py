@@ -1,4 +1,7 @@
-"""From head outputs to detections: candidates a level, class-aware NMS, the best of the image."""
+"""From head outputs to detections: candidates a level, class-aware NMS, the best of each image.
+
+All images of a batch go through together, so that a GPU is waited for a few times a batch, not an image.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,10 @@ _NMS_BLOCK = 512
 
 @dataclass
 class Detections:
-    """n detections of one image, by falling score; ties by (level, location, class)."""
+    """n detections of a batch, image by image, each by falling score; ties by (level, location, class)."""
 
+    image: Tensor
+    """(n,) int64 image of the batch."""
     boxes: Tensor
     """(n, 4) float32 x1, y1, x2, y2 in network input pixels, not clipped unless the config says so."""
     scores: Tensor
@@ -40,53 +45,47 @@ class Detections:
 
 
 def detect(
-    output: HeadOutput,
-    image: int,
-    size: tuple[int, int],
-    config: DetectConfig,
-    names: Sequence[str] = (),
+    output: HeadOutput, sizes: Sequence[tuple[int, int]], config: DetectConfig, names: Sequence[str] = ()
 ) -> Detections:
-    """Detections of one image of a batch; `size` is its (height, width) before padding.
+    """Detections of a batch; `sizes` are its images' (height, width) before padding.
 
     `names` are the model's classes, which settings by class need: ValueError for one that is not among them.
     """
     own = config.thresholds(names)
     threshold = config.score_threshold if own is None else output.logits[0].new_tensor(own)
-    levels = [
-        _level_candidates(output, image, level, size, config, threshold) for level in range(len(STRIDES))
-    ]
+    limits = edges(output.logits[0], sizes)
+    levels = [_level_candidates(output, level, limits, config, threshold) for level in range(len(STRIDES))]
     merged = Detections(
         **{name: torch.cat([vars(part)[name] for part in levels]) for name in vars(levels[0])}
     )
-    merged = merged.select(torch.sort(merged.scores, descending=True, stable=True).indices)
-    return merged.select(nms(merged.boxes, merged.classes, config.nms_iou, config.max_instances))
+    merged = merged.select(_by_image(merged.image, merged.scores))
+    return merged.select(
+        nms(merged.boxes, merged.classes, config.nms_iou, config.max_instances, merged.image)
+    )
 
 
 def _level_candidates(
-    output: HeadOutput,
-    image: int,
-    level: int,
-    size: tuple[int, int],
-    config: DetectConfig,
-    threshold: float | Tensor,
+    output: HeadOutput, level: int, limits: Tensor, config: DetectConfig, threshold: float | Tensor
 ) -> Detections:
-    logits = output.logits[level][image]
-    num_classes, h, w = logits.shape
-    by_class = logits.sigmoid().permute(1, 2, 0).reshape(h * w, num_classes)
-    product = by_class * output.quality[level][image].sigmoid().reshape(h * w, 1)
+    """`limits`: (N, 4) each image's right and bottom edge, twice."""
+    logits = output.logits[level]
+    images, num_classes, h, w = logits.shape
+    by_class = logits.sigmoid().permute(0, 2, 3, 1).reshape(images, h * w, num_classes)
+    product = by_class * output.quality[level].sigmoid().reshape(images, h * w, 1)
     measure = product if config.threshold_on == "product" else by_class
     scores = product.sqrt() if config.score == "sqrt_product" else product
     chosen = ((measure > config.candidate_threshold) & (scores > threshold)).flatten().nonzero().squeeze(1)
     if len(chosen) > config.pre_nms_top_k:
         rank = product if config.rank_on == "product" else by_class
-        order = torch.sort(rank.flatten()[chosen], descending=True, stable=True).indices
-        chosen = chosen[order[: config.pre_nms_top_k]].sort().values
-    index = chosen // num_classes
+        chosen = _top(chosen, chosen // (h * w * num_classes), rank.flatten()[chosen], config.pre_nms_top_k)
+    place = chosen // num_classes
+    image, index = place // (h * w), place % (h * w)
     positions = locations(h, w, STRIDES[level], logits.device)[index]
-    distances = output.distances[level][image].flatten(1).T[index] * STRIDES[level]
+    distances = output.distances[level].permute(0, 2, 3, 1).reshape(-1, 4)[place] * STRIDES[level]
     boxes = torch.cat((positions - distances[:, :2], positions + distances[:, 2:]), dim=1)
     return Detections(
-        boxes=clip_boxes(boxes, size) if config.clip_before_nms else boxes,
+        image=image,
+        boxes=clip_boxes(boxes, limits[image]) if config.clip_before_nms else boxes,
         scores=scores.flatten()[chosen],
         classes=chosen % num_classes,
         level=torch.full_like(index, level),
@@ -95,52 +94,112 @@ def _level_candidates(
     )
 
 
-def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(n, 4) boxes with their corners moved into an image of (height, width)."""
-    height, width = size
-    limit = boxes.new_tensor([width, height, width, height])
-    return torch.minimum(boxes.clamp(min=0), limit)
+def _top(chosen: Tensor, image: Tensor, rank: Tensor, count: int) -> Tensor:
+    """Of sorted candidates the `count` of each image that rank highest, sorted."""
+    order = _by_image(image, rank)
+    return chosen[order[_places(image[order]) < count]].sort().values
+
+
+def _by_image(image: Tensor, rank: Tensor) -> Tensor:
+    """(n,) int64 the order by image, within it by falling rank; equal ones stay as they are."""
+    order = torch.sort(rank, descending=True, stable=True).indices
+    return order[torch.sort(image[order], stable=True).indices]
+
+
+def _places(image: Tensor) -> Tensor:
+    """(n,) int64 how many of the same image come before each, where `image` is sorted."""
+    return torch.arange(len(image), device=image.device) - torch.searchsorted(image, image)
+
+
+def edges(like: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """(N, 4) the furthest that boxes in images of (height, width) reach; type and device as `like`."""
+    return like.new_tensor([[width, height, width, height] for height, width in sizes])
+
+
+def clip_boxes(boxes: Tensor, limits: Tensor) -> Tensor:
+    """(n, 4) boxes with their corners moved into their images, whose `edges` are `limits`, (n, 4)."""
+    return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """(n, m) intersection over union of (n, 4) and (m, 4) boxes; 0 where both are empty."""
-    corner = torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(a[:, None, :2], b[None, :, :2])
-    overlap = corner.clamp(min=0).prod(2)
-    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(1) for x in (a, b))
-    union = area_a[:, None] + area_b[None, :] - overlap
+    """(..., n, m) intersection over union of (..., n, 4) and (..., m, 4) boxes; 0 where both are empty."""
+    one, other = a[..., :, None, :], b[..., None, :, :]
+    corner = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])
+    overlap = corner.clamp(min=0).prod(-1)
+    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (one, other))
+    union = area_a + area_b - overlap
     return torch.where(union > 0, overlap / union, torch.zeros_like(union))
 
 
-def nms(boxes: Tensor, classes: Tensor, iou: float, limit: int) -> Tensor:
-    """Greedy class-aware non-maximum suppression of n boxes already sorted by falling score.
+def nms(boxes: Tensor, classes: Tensor, iou: float, limit: int, image: Tensor | None = None) -> Tensor:
+    """Greedy class-aware non-maximum suppression of n boxes, already sorted by falling score.
 
     A box goes if a kept better one of its class overlaps it by more than `iou`. Returns the (k,) int64
-    indices of the first `limit` kept ones; later blocks are not looked at once there are enough.
+    indices of the first `limit` kept ones. With `image`, (n,) int64 and sorted, boxes of different images
+    have nothing to do with each other, and the limit is each one's.
     """
-    kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
-    for start in range(0, len(boxes), _NMS_BLOCK):
-        if len(kept) >= limit:
+    if image is None:
+        image = torch.zeros_like(classes)
+    if not len(boxes):
+        return image
+    place = _places(image)
+    images, longest = (int(x) + 1 for x in torch.stack((image[-1], place.max())).tolist())
+    row = torch.full((images, longest), -1, dtype=torch.int64, device=boxes.device)
+    row[image, place] = torch.arange(len(boxes), device=boxes.device)
+    kept = _Kept(boxes[row.clamp(min=0)], classes[row.clamp(min=0)], iou)
+    for start in range(0, longest, _NMS_BLOCK):
+        if start and not kept.wanting(limit, row[:, start] >= 0):
             break
-        block = torch.arange(start, min(start + _NMS_BLOCK, len(boxes)), device=boxes.device)
-        block = block[~_overlaps(boxes, classes, block, kept, iou).any(1)]
-        kept = torch.cat((kept, block[_suppress(_overlaps(boxes, classes, block, block, iou).tril(-1))]))
-    return kept[:limit]
+        kept.look_at(row[:, start : start + _NMS_BLOCK] >= 0, start)
+    flags = kept.flags & (kept.flags.cumsum(1) <= limit)
+    return row[flags]
 
 
-def _overlaps(boxes: Tensor, classes: Tensor, a: Tensor, b: Tensor, iou: float) -> Tensor:
-    """(len(a), len(b)) bool: the same class and too much overlap."""
-    return (box_iou(boxes[a], boxes[b]) > iou) & (classes[a][:, None] == classes[b][None, :])
+class _Kept:
+    """Which of (N, M) boxes, each row's by falling score, are kept; found block by block of columns."""
+
+    def __init__(self, boxes: Tensor, classes: Tensor, iou: float) -> None:
+        self._boxes, self._classes, self._iou = boxes, classes, iou
+        self.flags = torch.zeros_like(classes, dtype=torch.bool)
+
+    def wanting(self, limit: int, more: Tensor) -> bool:
+        """Whether a row that has `more`, (N,) bool, boxes has not yet `limit` kept ones."""
+        return bool(((self.flags.sum(1) < limit) & more).any())
+
+    def look_at(self, there: Tensor, start: int) -> None:
+        """Decide on the columns from `start` on; `there`, (N, B) bool, tells boxes from padding."""
+        alive = there
+        if start:
+            kept, sure = _front(self.flags[:, :start])
+            block = torch.arange(start, start + there.shape[1], device=there.device).expand(len(there), -1)
+            alive = there & ~(self._worse(block, kept) & sure[:, None, :]).any(2)
+        block, alive = _front(alive)
+        keep = _suppress(self._worse(block + start, block + start).tril(-1), alive)
+        self.flags.scatter_(1, block + start, keep)
+
+    def _worse(self, a: Tensor, b: Tensor) -> Tensor:
+        """(N, len(a), len(b)) bool: the same class and too much overlap, of the boxes at columns a and b."""
+        one, other = (self._boxes.gather(1, at[:, :, None].expand(-1, -1, 4)) for at in (a, b))
+        same = self._classes.gather(1, a)[:, :, None] == self._classes.gather(1, b)[:, None, :]
+        return (box_iou(one, other) > self._iou) & same
 
 
-def _suppress(worse: Tensor) -> Tensor:
-    """(n,) bool of the kept, where worse[i, j] says that a kept j < i removes i.
+def _front(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns of (N, M) flags, those that are set first in each row, as many as the fullest row has."""
+    most = int(flags.sum(1).max())
+    columns = flags.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
+    return columns, flags.gather(1, columns)
+
+
+def _suppress(worse: Tensor, alive: Tensor) -> Tensor:
+    """(N, n) bool of the kept, where worse[:, i, j] says that a kept j < i removes i.
 
     Repeating `keep = no kept better one overlaps me` settles the first k after k rounds, and in practice
     all of them after a few.
     """
-    keep = torch.ones(len(worse), dtype=torch.bool, device=worse.device)
+    keep = alive
     while True:
-        after = ~(worse & keep[None, :]).any(1)
+        after = alive & ~(worse & keep[:, None, :]).any(2)
         if torch.equal(after, keep):
             return keep
         keep = after

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from condinst.backbone import ConvNorm, ResNet
 from condinst.config import DetectConfig, ModelConfig, Precision
-from condinst.detect import Detections, clip_boxes, detect
+from condinst.detect import Detections, clip_boxes, detect, edges
 from condinst.fpn import FeaturePyramid
 from condinst.head import Head, HeadOutput
 from condinst.mask import MASK_STRIDE, MaskBranch, conditional_masks
@@ -108,15 +108,21 @@ class CondInst(nn.Module):
         config = detect_config or self.config.detect
         x = to_batch(batch, self.config.input, self.device).to(self.head.logits.weight.dtype)
         dense = self.dense(x)
-        names = self.config.classes
-        found = [detect(dense.head, n, item.resized, config, names) for n, item in enumerate(batch)]
-        parameters = self.generate(dense.head, found)
-        return [
-            self._finish(item, detections, p, features, config)
-            for item, detections, p, features in zip(
-                batch, found, parameters, dense.mask_features, strict=True
-            )
-        ]
+        found = detect(dense.head, [item.resized for item in batch], config, self.config.classes)
+        boxes = _to_image(found, batch)
+        visible = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        boxes, found = boxes[visible], found.select(visible)
+        counts = torch.bincount(found.image, minlength=len(batch)).tolist()
+        masks = self._masks(dense, found, counts, batch, config.mask_threshold)
+        ends = np.cumsum(counts)[:-1]
+        columns = zip(
+            np.split(boxes.cpu().numpy(), ends),
+            np.split(found.scores.cpu().numpy(), ends),
+            np.split(found.classes.cpu().numpy(), ends),
+            masks,
+            strict=True,
+        )
+        return [Instances(*each) for each in columns]
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], detect_config: DetectConfig | None = None
@@ -136,43 +142,65 @@ class CondInst(nn.Module):
             results.update(zip(numbers, batch, strict=True))
         return [results[n] for n in range(len(prepared))]
 
-    def generate(self, head: HeadOutput, found: Sequence[Detections]) -> list[Tensor]:
-        """Each detection's mask network: a (n, num_parameters) float32 tensor an image."""
-        counts = [len(d) for d in found]
-        image = torch.arange(len(found), device=self.device).repeat_interleave(
-            torch.tensor(counts, device=self.device)
-        )
-        level = torch.cat([d.level for d in found])
-        index = torch.cat([d.index for d in found])
-        return list(self.head.generate(head.tower, image, level, index).split(counts))
+    def generate(self, head: HeadOutput, found: Detections) -> Tensor:
+        """Each detection's mask network: (n, num_parameters) float32."""
+        return self.head.generate(head.tower, found.image, found.level, found.index)
 
     def mask_logits(self, features: Tensor, parameters: Tensor, found: Detections) -> Tensor:
-        """(n, H / 4, W / 4) mask logits of one image's detections."""
+        """(n, H / 4, W / 4) mask logits of one image's detections, from its own (features, h, w)."""
         sizes = features.new_tensor(self.config.mask.sizes_of_interest)
         return conditional_masks(features, parameters, found.positions, sizes[found.level], self.config.mask)
 
-    def _finish(
-        self, item: Prepared, found: Detections, parameters: Tensor, features: Tensor, config: DetectConfig
-    ) -> Instances:
-        boxes = _to_image(found.boxes, item)
-        visible = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        boxes, found, parameters = boxes[visible], found.select(visible), parameters[visible]
-        pixels = item.padded[0] * item.padded[1] // MASK_STRIDE**2
-        step = max(1, _MASK_CHUNK_PIXELS // pixels)
-        masks = []
-        for start in range(0, len(found), step):
-            part = slice(start, start + step)
-            logits = self.mask_logits(features, parameters[part], found.select(part))
-            masks.append(full_size_masks(logits, item.resized, item.size, config.mask_threshold))
-        return Instances(
-            boxes.cpu().numpy(),
-            found.scores.cpu().numpy(),
-            found.classes.cpu().numpy(),
-            RleMasks.concatenate(masks),
-        )
+    def _masks(
+        self,
+        dense: DenseOutput,
+        found: Detections,
+        counts: Sequence[int],
+        batch: Sequence[Prepared],
+        threshold: float,
+    ) -> list[RleMasks]:
+        """Masks of each image's `counts` detections, in chunks of bounded memory."""
+        parameters, ends = self.generate(dense.head, found), np.cumsum(counts).tolist()
+        pixels = batch[0].padded[0] * batch[0].padded[1] // MASK_STRIDE**2
+        alike: dict[tuple[tuple[int, int], tuple[int, int]], list[tuple[int, range]]] = {}
+        for number, (item, count) in enumerate(zip(batch, counts, strict=True)):
+            own = number, range(ends[number] - count, ends[number])
+            alike.setdefault((item.resized, item.size), []).append(own)
+        masks: list[list[RleMasks]] = [[] for _ in batch]
+        for (resized, size), images in alike.items():
+            for chunk in _chunks(images, max(1, _MASK_CHUNK_PIXELS // pixels)):
+                parts = [(n, slice(rows.start, rows.stop)) for n, rows in chunk]
+                logits = torch.cat(
+                    [
+                        self.mask_logits(dense.mask_features[n], parameters[rows], found.select(rows))
+                        for n, rows in parts
+                    ]
+                )
+                whole, first = full_size_masks(logits, resized, size, threshold), 0
+                for n, rows in chunk:
+                    masks[n].append(whole[first : first + len(rows)])
+                    first += len(rows)
+        return [RleMasks.concatenate(own) for own in masks]
 
 
-def _to_image(boxes: Tensor, item: Prepared) -> Tensor:
-    """Boxes in network input pixels as boxes in image pixels, clipped."""
-    scale_y, scale_x = (full / net for full, net in zip(item.size, item.resized, strict=True))
-    return clip_boxes(boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y]), item.size)
+def _chunks(images: Sequence[tuple[int, range]], most: int) -> Iterator[list[tuple[int, range]]]:
+    """Images' rows in lists of at most `most` rows, in order; an image may be in several."""
+    chunk: list[tuple[int, range]] = []
+    room = most
+    for number, rows in images:
+        while rows:
+            chunk.append((number, rows[:room]))
+            rows, room = rows[room:], room - len(rows[:room])
+            if not room:
+                yield chunk
+                chunk, room = [], most
+    if chunk:
+        yield chunk
+
+
+def _to_image(found: Detections, batch: Sequence[Prepared]) -> Tensor:
+    """(n, 4) boxes in network input pixels as boxes in their images' pixels, clipped."""
+    scales = [[full / net for full, net in zip(item.size, item.resized, strict=True)] for item in batch]
+    factors = found.boxes.new_tensor([[x, y, x, y] for y, x in scales])
+    limits = edges(found.boxes, [item.size for item in batch])
+    return clip_boxes(found.boxes * factors[found.image], limits[found.image])

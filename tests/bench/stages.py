@@ -37,9 +37,9 @@ class Stages:
         pyramid = model.fpn(backbone)
         head, features = model.head(pyramid), model.mask_branch(pyramid)
         settings = DetectConfig(candidate_threshold=0.0, max_instances=INSTANCES)
-        found = detect(head, 0, SIZE, settings)
+        found = detect(head, [SIZE], settings)
         assert len(found) == INSTANCES
-        generated = model.generate(head, [found])[0]
+        generated = model.generate(head, found)
         self.logits = self._logits(features, generated, found)
         shapes = ellipses(CASES[0])
         self.runs: dict[str, Callable[[], object]] = {
@@ -47,8 +47,8 @@ class Stages:
             "FPN": lambda: model.fpn(backbone),
             "head": lambda: model.head(pyramid),
             "mask branch": lambda: model.mask_branch(pyramid),
-            "decode + NMS": lambda: detect(head, 0, SIZE, settings),
-            "controller": lambda: model.generate(head, [found]),
+            "decode + NMS": lambda: detect(head, [SIZE], settings),
+            "controller": lambda: model.generate(head, found),
             "mask head": lambda: self._logits(features, generated, found),
             "masks to RLE": lambda: full_size_masks(shapes, SIZE, SIZE),
         }

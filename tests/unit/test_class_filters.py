@@ -26,7 +26,7 @@ NAMES = ("leaf", "tree")
 
 def found(config: DetectConfig, places: dict[tuple[int, int, int], float]) -> list[tuple[int, int]]:
     """(index, class) of what is detected, best first."""
-    out = detect(head_output(places), 0, (64, 64), config, NAMES)
+    out = detect(head_output(places), [(64, 64)], config, NAMES)
     return list(zip(out.index.tolist(), out.classes.tolist(), strict=True))
 
 
@@ -68,7 +68,7 @@ def test_what_is_kept_is_what_exceeds_its_class_threshold(seed, common, own, cla
         nms_iou=1.0,
         max_instances=1000,
     )
-    out = detect(output, 0, (64, 64), config, NAMES)
+    out = detect(output, [(64, 64)], config, NAMES)
     kept = set(zip(out.level.tolist(), out.index.tolist(), out.classes.tolist(), strict=True))
     for level, logits in enumerate(output.logits):
         measure = logits[0].sigmoid() * output.quality[level][0].sigmoid()
@@ -84,7 +84,7 @@ def test_what_is_kept_is_what_exceeds_its_class_threshold(seed, common, own, cla
 def test_an_unknown_class_is_an_error_that_names_the_known_ones() -> None:
     for config in (DetectConfig(classes=("leef",)), DetectConfig(class_thresholds={"leef": 0.5})):
         with pytest.raises(ValueError, match="no class 'leef'; it has leaf, tree"):
-            detect(head_output({}), 0, (64, 64), config, NAMES)
+            detect(head_output({}), [(64, 64)], config, NAMES)
     with pytest.raises(ValueError, match="no class 'leef'; it has leaf, tree"):
         ModelConfig(classes=NAMES, detect=DetectConfig(classes=("leef",)))
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condinst.config import DetectConfig
-from condinst.detect import box_iou, clip_boxes, detect, nms
+from condinst.detect import box_iou, clip_boxes, detect, edges, nms
 from condinst.head import HeadOutput, locations
 
 
@@ -21,6 +21,13 @@ def brute_force(boxes: torch.Tensor, classes: torch.Tensor, iou: float) -> list[
     return kept
 
 
+def random_boxes(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    random = np.random.default_rng(seed)
+    corner = random.uniform(0, 60, (count, 2))
+    boxes = torch.from_numpy(np.concatenate([corner, corner + random.uniform(0, 30, (count, 2))], 1)).float()
+    return boxes, torch.from_numpy(random.integers(0, 3, count))
+
+
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(0, 700),
@@ -29,11 +36,58 @@ def brute_force(boxes: torch.Tensor, classes: torch.Tensor, iou: float) -> list[
 )
 @settings(max_examples=40, deadline=None)
 def test_nms_is_the_greedy_rule(seed: int, count: int, iou: float, limit: int) -> None:
-    random = np.random.default_rng(seed)
-    corner = random.uniform(0, 60, (count, 2))
-    boxes = torch.from_numpy(np.concatenate([corner, corner + random.uniform(0, 30, (count, 2))], 1)).float()
-    classes = torch.from_numpy(random.integers(0, 3, count))
+    boxes, classes = random_boxes(seed, count)
     assert nms(boxes, classes, iou, limit).tolist() == brute_force(boxes, classes, iou)[:limit]
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    counts=st.lists(st.integers(0, 700), min_size=1, max_size=4),
+    limit=st.sampled_from([1, 40, 10_000]),
+)
+@settings(max_examples=15)
+def test_nms_of_a_batch_is_that_of_each_image(seed: int, counts: list[int], limit: int) -> None:
+    total = sum(counts)
+    boxes, classes = random_boxes(seed, total)
+    image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    alone, first = [], 0
+    for count in counts:
+        own = slice(first, first + count)
+        alone += [first + n for n in nms(boxes[own], classes[own], 0.3, limit).tolist()]
+        first += count
+    assert nms(boxes, classes, 0.3, limit, image).tolist() == alone
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    images=st.integers(1, 4),
+    config=st.builds(
+        DetectConfig,
+        pre_nms_top_k=st.sampled_from([1, 9, 1000]),
+        max_instances=st.sampled_from([1, 20, 1000]),
+        rank_on=st.sampled_from(["product", "class"]),
+        clip_before_nms=st.booleans(),
+    ),
+)
+@settings(max_examples=30)
+def test_a_batch_has_what_each_of_its_images_has_alone(seed: int, images: int, config: DetectConfig) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    grids = [(h, w) for h, w in [(8, 10), (4, 5), (2, 3), (1, 2), (1, 1)]]
+
+    def maps(channels: int) -> list[torch.Tensor]:
+        return [torch.randn(images, channels, h, w, generator=generator) * 3 for h, w in grids]
+
+    output = HeadOutput(maps(3), [x.abs() for x in maps(4)], maps(1), maps(8))
+    sizes = [(64 - n, 80 - 3 * n) for n in range(images)]
+    together = detect(output, sizes, config)
+    assert together.image.tolist() == sorted(together.image.tolist())
+    for n, size in enumerate(sizes):
+        alone = detect(
+            HeadOutput(*([x[n : n + 1] for x in part] for part in vars(output).values())), [size], config
+        )
+        own = together.select(together.image == n)
+        for name, value in vars(alone).items():
+            assert name == "image" or torch.equal(value, getattr(own, name))
 
 
 def head_output(logits: dict[tuple[int, int, int], float], classes: int = 2) -> HeadOutput:
@@ -54,13 +108,13 @@ def head_output(logits: dict[tuple[int, int, int], float], classes: int = 2) -> 
 
 def test_equal_scores_are_ordered_by_level_location_class() -> None:
     places = [(1, 5, 1), (0, 60, 0), (0, 3, 1), (0, 3, 0), (1, 5, 0)]
-    found = detect(head_output(dict.fromkeys(places, 1.0)), 0, (64, 64), DetectConfig())
+    found = detect(head_output(dict.fromkeys(places, 1.0)), [(64, 64)], DetectConfig())
     order = list(zip(found.level.tolist(), found.index.tolist(), found.classes.tolist(), strict=True))
     assert order == sorted(places)
 
 
 def test_boxes_come_from_locations_and_strides() -> None:
-    found = detect(head_output({(1, 5, 0): 3.0}), 0, (64, 64), DetectConfig())
+    found = detect(head_output({(1, 5, 0): 3.0}), [(64, 64)], DetectConfig())
     assert found.positions.tolist() == [[24.0, 24.0]]
     assert found.boxes.tolist() == [[8.0, 8.0, 40.0, 40.0]]
     assert torch.equal(locations(4, 4, 16)[5], found.positions[0])
@@ -69,24 +123,24 @@ def test_boxes_come_from_locations_and_strides() -> None:
 def test_limits_are_settings() -> None:
     output = head_output({(0, n, 0): float(n) / 10 for n in range(64)})
     config = DetectConfig(nms_iou=1.0, pre_nms_top_k=40, max_instances=150)
-    assert len(detect(output, 0, (64, 64), config)) == 40
-    top = detect(output, 0, (64, 64), config.model_copy(update={"max_instances": 5}))
+    assert len(detect(output, [(64, 64)], config)) == 40
+    top = detect(output, [(64, 64)], config.model_copy(update={"max_instances": 5}))
     assert top.index.tolist() == [63, 62, 61, 60, 59]
-    assert len(detect(output, 0, (64, 64), DetectConfig(score_threshold=1.0))) == 0
+    assert len(detect(output, [(64, 64)], DetectConfig(score_threshold=1.0))) == 0
 
 
 def test_clip_boxes() -> None:
     boxes = torch.tensor([[-5.0, -1, 70, 20], [10, 10, 20, 99]])
-    assert clip_boxes(boxes, (30, 60)).tolist() == [[0, 0, 60, 20], [10, 10, 20, 30]]
+    assert clip_boxes(boxes, edges(boxes, [(30, 60)])).tolist() == [[0, 0, 60, 20], [10, 10, 20, 30]]
 
 
 def test_the_papers_threshold_is_on_candidates_and_the_jobs_on_scores() -> None:
     output = head_output({(0, n, 0): float(n) / 8 - 3 for n in range(64)})  # the quality is sure
     every = DetectConfig(candidate_threshold=0.0, nms_iou=1.0, max_instances=1000)
-    scores = detect(output, 0, (64, 64), every).scores
+    scores = detect(output, [(64, 64)], every).scores
     probability = scores.square()
-    papers = detect(output, 0, (64, 64), every.model_copy(update={"candidate_threshold": 0.3})).scores
+    papers = detect(output, [(64, 64)], every.model_copy(update={"candidate_threshold": 0.3})).scores
     assert torch.equal(papers, scores[probability > 0.3])
-    ours = detect(output, 0, (64, 64), every.model_copy(update={"score_threshold": 0.3})).scores
+    ours = detect(output, [(64, 64)], every.model_copy(update={"score_threshold": 0.3})).scores
     assert torch.equal(ours, scores[scores > 0.3])
     assert len(ours) > len(papers) > 0

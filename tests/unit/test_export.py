@@ -33,9 +33,9 @@ def model(request) -> condinst.CondInst:
 def test_the_maps_are_what_detection_and_masks_need(model) -> None:
     x = torch.randn(1, 3, *SIZE)
     dense, maps = model.dense(x), DensePart(model)(x)
-    found = detect(dense.head, 0, SIZE, model.config.detect)
+    found = detect(dense.head, [SIZE], model.config.detect)
     assert len(found) > 5
-    (parameters,) = model.generate(dense.head, [found])
+    parameters = model.generate(dense.head, found)
     for n in range(len(found)):
         own = maps["parameters"][int(found.level[n])][0].flatten(1)[:, int(found.index[n])]
         torch.testing.assert_close(own, parameters[n], atol=1e-4, rtol=1e-4)

@@ -8,7 +8,7 @@ import torch
 
 from condinst import rle
 from condinst.config import DetectConfig, HeadConfig
-from condinst.detect import clip_boxes, detect
+from condinst.detect import clip_boxes, detect, edges
 from condinst.head import Head
 from condinst.mask import aligned_bilinear
 from condinst.model import Instances
@@ -63,10 +63,10 @@ def test_masks_are_those_of_the_full_frame_procedure(model, images) -> None:
     item = model.prepare(image)
     with torch.inference_mode():
         dense = model.dense(to_batch([item], model.config.input, torch.device("cpu")))
-        found = detect(dense.head, 0, item.resized, CONFIG)
-        logits = model.mask_logits(dense.mask_features[0], model.generate(dense.head, [found])[0], found)
+        found = detect(dense.head, [item.resized], CONFIG)
+        logits = model.mask_logits(dense.mask_features[0], model.generate(dense.head, found), found)
     ours = model.predict([image], CONFIG)[0]
-    boxes = clip_boxes(found.boxes, item.size)
+    boxes = clip_boxes(found.boxes, edges(found.boxes, [item.size]))
     logits = logits[(boxes[:, 2:] > boxes[:, :2]).all(1)]
     expected = full_frame_masks(logits, item.resized, item.size)
     assert len(ours) == len(expected)
@@ -118,3 +118,14 @@ def test_aligned_bilinear_puts_inputs_where_it_says() -> None:
         assert y.shape == (1, 1, 4 * factor, 5 * factor)
         half = factor // 2
         assert torch.allclose(y[:, :, half::factor, half::factor], x, atol=1e-6)
+
+
+def test_masks_are_the_same_however_few_go_through_at_once(
+    model, images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = model.predict(images, CONFIG)
+    monkeypatch.setattr("condinst.model._MASK_CHUNK_PIXELS", 7 * 64 * 96 // 16)
+    for a, b in zip(whole, model.predict(images, CONFIG), strict=True):
+        assert a.masks.counts == b.masks.counts
+        assert np.array_equal(a.masks.x, b.masks.x)
+        assert np.array_equal(a.boxes, b.boxes)

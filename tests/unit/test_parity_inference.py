@@ -140,12 +140,11 @@ def test_parity_detections_and_mask_logits(cases: list[Case]) -> None:
         dense = case.dense()
         theirs = {key: n for n, key in enumerate(reference_keys(case))}
         ours = set()
-        for image, item in enumerate(case.batch):
-            found = detect(dense.head, image, item.resized, case.detect_config)
+        everything = detect(dense.head, [item.resized for item in case.batch], case.detect_config)
+        for image in range(len(case.batch)):
+            found = everything.select(everything.image == image)
             with torch.no_grad():
-                parameters = case.model.head.generate(
-                    dense.head.tower, torch.full_like(found.level, image), found.level, found.index
-                )
+                parameters = case.model.generate(dense.head, found)
                 logits = case.model.mask_logits(dense.mask_features[image], parameters, found)
             for n, key in enumerate(our_keys(image, found)):
                 at = theirs[key]
