@@ -18,7 +18,7 @@ from pipeline.keys import locate
 from pipeline.ledger import FingerprintMismatch, Ledger
 from pipeline.manifest import InputSource
 from pipeline.models import resolved as resolved_weights
-from pipeline.settings import SegmentSettings, difference
+from pipeline.settings import BATCH_IMAGES, BATCH_PIXELS, SegmentSettings, difference
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tiled.settings import Tiling
 
@@ -86,6 +86,7 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
         DetectConfig.model_validate({**own, **stated}).thresholds(config.classes)
     except ValueError as error:
         raise JobError(f"model: {error}") from None
+    images, pixels = _batch(spec, standing)
     return SegmentSettings(
         output=locate(spec.output.uri).uri,
         output_options=options_of(spec.output, spec.workers.most),
@@ -96,7 +97,8 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
         decode=spec.decode,
         # What only repeats the weights' own setting changes no row, so it is no reason to refuse a rerun.
         detect={key: value for key, value in stated.items() if value != own[key]},
-        batch_images=spec.batch.images,
+        batch_images=images,
+        batch_pixels=pixels,
         limits=DecodeLimits(spec.limits.pixels, spec.limits.bytes, spec.limits.seconds),
         cpus=spec.workers.cpus,
         gpus=spec.workers.gpus,
@@ -185,6 +187,16 @@ def identify(weights: str) -> tuple[str, ModelConfig]:
 def absolute(uri: str) -> str:
     """A URI as it is; a path made absolute, since workers run in other folders."""
     return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+
+
+def _batch(spec: SegmentSpec, standing: Mapping[str, object] | None) -> tuple[int, int]:
+    """Most images and pixels of a batch; of `auto` on a GPU 0 images until the job has run."""
+    if spec.batch.images != "auto":
+        return spec.batch.images, BATCH_PIXELS
+    settings = (standing or {}).get("settings")
+    if isinstance(settings, Mapping) and "batch_images" in settings:
+        return int(settings["batch_images"]), int(settings["batch_pixels"])
+    return (0 if spec.workers.gpus > 0 else BATCH_IMAGES), BATCH_PIXELS
 
 
 def _precision(spec: SegmentSpec, standing: Mapping[str, object] | None) -> str:

@@ -25,7 +25,7 @@ from jobs.tally import Tally
 from jobs.windows import STITCHING, WindowStage
 from pipeline.engine import cluster
 from pipeline.growing import known_rows
-from pipeline.ledger import Ledger
+from pipeline.ledger import FingerprintMismatch, Ledger
 from pipeline.manifest import Plan, extend, freeze, load_plans
 from pipeline.plan import window_plans
 from pipeline.settings import SegmentSettings
@@ -56,7 +56,9 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
         refuse_other_settings(store, standing, settings)
     # The input is frozen before the output is claimed: a spec whose input is not there leaves no trace.
     plans = _plans(ledger, spec, settings, console)
-    job = ledger.claim(job_record(spec, settings))
+    if not settings.batch_images:
+        settings = _with_batches(settings, local, console)
+    settings, job = _claimed(ledger, spec, settings)
     _tell_other_input(job, spec, console)
     clear_cancel(store)  # whoever asked for it meant the runs before this one
     ledger.repair()
@@ -78,6 +80,29 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
         raise too_many(ledger, allowance, tally, "every input has its row all the same")
     structured.event("complete", **{key: accounts[key] for key in TOLD})
     return accounts
+
+
+def _claimed(
+    ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings
+) -> tuple[SegmentSettings, dict[str, object]]:
+    """Make the output this job's; where another driver just did, what it decided on `auto` rules."""
+    try:
+        return settings, ledger.claim(job_record(spec, settings))
+    except FingerprintMismatch:
+        settings = settings_of(spec, standing_job(ledger))
+        return settings, ledger.claim(job_record(spec, settings))
+
+
+def _with_batches(settings: SegmentSettings, local: bool, console: Console) -> SegmentSettings:
+    from pipeline.batchsize import fitted
+
+    settings = fitted(settings, local=local)
+    console.print(
+        f"the GPU has room for batches of {settings.batch_images} images, "
+        f"{settings.batch_pixels / 1e6:.0f} megapixels",
+        highlight=False,
+    )
+    return settings
 
 
 def _run(

@@ -292,8 +292,11 @@ class TilingSection(Section):
 class BatchSection(Section):
     """How many images go through the model at once."""
 
-    images: int = Field(
-        default=8, ge=1, le=1024, description="Images of one padded shape in a batch, at most."
+    images: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto",
+        description="Images of one padded shape in a batch, at most. `auto` is 8 without a GPU; with "
+        "one it is what fits its memory, 64 at most, tried on a worker when the job first runs and kept from "
+        "then on.",
     )
 
 

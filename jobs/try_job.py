@@ -23,7 +23,7 @@ from pipeline.pixels import Rgb
 from pipeline.plan import window_plans
 from pipeline.records import ImageRef, InputRejected
 from pipeline.rows import visible
-from pipeline.settings import SegmentSettings
+from pipeline.settings import BATCH_IMAGES, SegmentSettings
 from pipeline.storage import Store
 from pipeline.tiled.nodata import on_data
 from pipeline.tiled.planning import freeze_tiled, open_windows
@@ -110,6 +110,7 @@ def picked(output: Store, plans: Sequence[Plan], count: int) -> list[ImageRef]:
 
 def here(settings: SegmentSettings) -> SegmentSettings:
     """The same settings on this machine: without a GPU, the model runs on the CPU in float32."""
+    settings = replace(settings, batch_images=settings.batch_images or BATCH_IMAGES)
     if settings.gpus == 0 or torch.cuda.is_available():
         return settings
     return replace(settings, gpus=0, precision="float32")

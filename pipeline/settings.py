@@ -17,6 +17,8 @@ RESULTS_VERSION = 1
 """Raised when this project's code changes the rows that equal settings give."""
 WINDOWS = "_windows"
 """Folder of a tiled job's output that holds the output of its first stage."""
+BATCH_IMAGES, BATCH_PIXELS = 8, 2**25
+"""Of a batch where no GPU says how many fit."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class SegmentSettings:
     precision: str = "float32"
     detect: Mapping[str, object] = field(default_factory=dict)
     """Overrides of the model's `DetectConfig`, by field."""
-    batch_images: int = 8
-    """Most images in one batch."""
-    batch_pixels: int = 2**25
+    batch_images: int = BATCH_IMAGES
+    """Most images in one batch; 0 as long as it is to be found (`pipeline.batchsize`)."""
+    batch_pixels: int = BATCH_PIXELS
     """Most padded pixels in one batch; an image larger than that is a batch of its own."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     cpus: int = 1
