@@ -11,7 +11,7 @@ def quickest_precision(device: str) -> Precision:
     """What `auto` means on a device (`cpu`, `cuda`): bfloat16 where the hardware multiplies it itself.
 
     Those are GPUs, and processors with AMX or AVX-512 BF16. Others compute bfloat16 by way of float32 and
-    take ten times as long as in float32 itself (docs/benchmarks.md).
+    take several times as long as in float32 itself (docs/benchmarks.md).
     """
     if device != "cpu":
         return "bfloat16"

@@ -86,7 +86,10 @@ def to_batch(batch: Sequence[Prepared], config: InputConfig, device: torch.devic
     for number, item in enumerate(batch):
         if item.padded != (height, width):
             raise ValueError(f"a batch must share one padded size: {item.padded} among {(height, width)}")
-        pixels = torch.as_tensor(item.pixels).to(device).float()
+        pixels = torch.as_tensor(item.pixels)
+        if device.type == "cuda":
+            pixels = pixels.pin_memory()  # copied while the host goes on to the next image
+        pixels = pixels.to(device, non_blocking=True).float()
         if config.channel_order == "bgr":
             pixels = pixels.flip(2)
         h, w = item.resized
