@@ -5,19 +5,13 @@ last, over HTTP from a server in a process of its own. `make bench BENCH=pipelin
 """
 
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import boto3
 import torch
 
 import condinst
@@ -27,31 +21,12 @@ from pipeline.batching import batches
 from pipeline.decode import DecodeLimits, decode
 from pipeline.storage import Store
 from tests.bench import harness
+from tests.bench.s3 import s3_server
 
 SCENES = 480
 SIZE = 512
 SHARD = 32
 REPEATS = 3
-
-
-@contextmanager
-def server() -> Iterator[dict[str, str]]:
-    """moto's S3 in its own process; yields the environment that points clients at it."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    arguments = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            time.sleep(0.1)
-        yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "bench",
-            "AWS_SECRET_ACCESS_KEY": "bench",
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-        process.terminate()
 
 
 def bare_loop(model: condinst.CondInst, images: list[Prepared], batch: int, pixels: int) -> float:
@@ -83,10 +58,7 @@ def job(bucket: str, number: int, folder: Path) -> dict[str, float]:
 def main() -> None:
     """Bare loop and pipeline in turn; the ratio is of their medians."""
     torch.set_num_threads(1)
-    with server() as environment, tempfile.TemporaryDirectory(prefix="bench-") as name:
-        os.environ.update(environment)
-        bucket = f"s3://bench-{uuid.uuid4().hex[:8]}"
-        boto3.client("s3").create_bucket(Bucket=bucket.removeprefix("s3://"))
+    with s3_server() as bucket, tempfile.TemporaryDirectory(prefix="bench-") as name:
         images = write_dataset(Path(name), range(SCENES), SIZE).parent / "images"
         store = Store.open(f"{bucket}/images")
         model = condinst.load("demo")

@@ -5,15 +5,12 @@
 
 import os
 import resource
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import shapely
 
 from pipeline.geo.aoi import RasterArea
@@ -23,25 +20,13 @@ from pipeline.objects import StoreOptions
 from pipeline.records import Window
 from pipeline.storage import Store
 from tests.bench import harness
+from tests.bench.s3 import put_folder, s3_server
 from tests.counting import Counter, counting
 from tests.rasters import write_noise
 
 SIDE = 18_944
 SIZE, OVERLAP, BLOCK = 1024, 128, 512
 THREADS = 4
-
-
-def serve() -> tuple[str, subprocess.Popen[bytes]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return f"http://127.0.0.1:{port}", server
-        time.sleep(0.2)
 
 
 def read(raster: Raster, grid: Grid, numbers: list[int], counter: Counter) -> dict[str, float | int]:
@@ -59,19 +44,15 @@ def read(raster: Raster, grid: Grid, numbers: list[int], counter: Counter) -> di
 
 def main() -> None:
     side = int(sys.argv[1]) if len(sys.argv) > 1 else SIDE
-    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION="us-east-1")
-    url, server = serve()
-    try:
-        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
-        client.create_bucket(Bucket="bench")
+    with s3_server() as bucket:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             path = Path(folder) / "large.tif"
             write_noise(path, side, BLOCK)
             size = path.stat().st_size
-            client.upload_file(str(path), "bench", "large.tif")
-        with counting(url) as counter:
+            put_folder(Path(folder))
+        with counting(os.environ["AWS_ENDPOINT_URL"]) as counter:
             rasters = Rasters()
-            raster = rasters.get(Store.open("s3://bench", StoreOptions(endpoint=counter.url)), "large.tif")
+            raster = rasters.get(Store.open(bucket, StoreOptions(endpoint=counter.url)), "large.tif")
             header = counter.bytes
             corner = side * 0.3
             area = RasterArea(shapely.box(corner, corner, corner + side / 10, corner + side / 10), side, side)
@@ -80,8 +61,6 @@ def main() -> None:
             everything = windows(side, side, SIZE, OVERLAP, part)
             most = read(raster, everything, list(range(len(everything))), counter)
             rasters.close()
-    finally:
-        server.terminate()
     figures = {
         "file_bytes": size,
         "header_bytes": header,

@@ -1,18 +1,21 @@
 """Whether tiling changes anything: a generated orthomosaic segmented whole and in windows of several sizes.
 
-`make bench BENCH=seams`, or `python -m tests.bench.seams 2048` for another side in pixels; from 8192 on the
-reference is not the whole raster, which does not fit, but the largest windows. The figures are those of
-`condinst evaluate --seams`; the command is the installed one.
+`make bench BENCH=seams`, or `python -m tests.bench.seams 2048` for another side in pixels, or with the path
+of a raster that is there. From 8192 pixels on the reference is not the whole raster, which does not fit, but
+windows of 2048. The figures are those of `condinst evaluate --seams`; the command is the installed one.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import rasterio
 
 from jobs.scenes import write_mosaic
 from tests.bench import harness
@@ -51,13 +54,24 @@ def compare(output: Path, reference: Path, folder: Path) -> dict[str, object]:
     return {**shares, "instances": said["tiled"]["instances"], "reference": said["reference"]["instances"]}
 
 
+def prepare(asked: str, folder: Path) -> int:
+    """Put the raster that is asked for, by its path or its side, into the folder; its longest side."""
+    if asked.isdigit():
+        write_mosaic(folder / "ortho.tif", 17, int(asked), int(asked))
+        return int(asked)
+    folder.mkdir(parents=True)
+    shutil.copy(asked, folder / "scene.tif")
+    with rasterio.open(asked) as raster:
+        return max(raster.width, raster.height)
+
+
 def main() -> None:
-    side = int(sys.argv[1]) if len(sys.argv) > 1 else SIDE
-    reference_size = side if side < 8192 else 2048
+    asked = sys.argv[1] if len(sys.argv) > 1 else str(SIDE)
     results = {}
     with tempfile.TemporaryDirectory(prefix="seams-") as scratch:
         folder = Path(scratch)
-        write_mosaic(folder / "in" / "ortho.tif", 17, side, side)
+        side = prepare(asked, folder / "in")
+        reference_size = side if side < 8192 else 2048
         reference, seconds = segment(folder, reference_size, 0 if reference_size == side else 256)
         print(f"reference of {reference_size} pixels: {seconds:.0f} s", file=sys.stderr)
         for size, overlap in TILINGS:
@@ -65,7 +79,11 @@ def main() -> None:
             found = compare(output, reference, folder)
             results[f"{size}/{overlap}"] = {**found, "seconds": round(seconds, 1)}
             print(f"{size} px, {overlap} shared: {results[f'{size}/{overlap}']}", file=sys.stderr, flush=True)
-    harness.report("seams", None, {"side": side, "reference": reference_size, "tilings": results})
+    harness.report(
+        "seams",
+        None,
+        {"raster": Path(asked).name, "side": side, "reference": reference_size, "tilings": results},
+    )
 
 
 if __name__ == "__main__":

@@ -10,18 +10,11 @@ the machine does falls on both. Prints one JSON line.
 from __future__ import annotations
 
 import argparse
-import os
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-import boto3
 import torch
 
 from condinst import CondInst
@@ -37,34 +30,7 @@ from jobs.demo_model import demo_config
 from jobs.scenes.dataset import write_dataset
 from pipeline.samples import Samples, SampleSource
 from tests.bench.harness import measure_pair, report
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The folder's files in a bucket of a moto server; yields the bucket's URI."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            os.environ |= {
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-                "AWS_ACCESS_KEY_ID": "test",
-                "AWS_SECRET_ACCESS_KEY": "test",
-                "AWS_REGION": "us-east-1",
-                "AWS_DEFAULT_REGION": "us-east-1",
-            }
-            client = boto3.client("s3", config=boto3.session.Config(retries={"max_attempts": 20}))
-            client.create_bucket(Bucket="bench")
-            for path in folder.rglob("*"):
-                if path.is_file():
-                    client.upload_file(str(path), "bench", str(path.relative_to(folder)))
-            yield "s3://bench"
-        finally:
-            server.terminate()
-            server.wait()
+from tests.bench.s3 import put_folder, s3_server
 
 
 def plain(model: CondInst, batches: list[Batch]) -> None:
@@ -90,7 +56,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), range(40), 640)
-        with served(Path(folder)) as uri:
+        with s3_server() as uri:
+            put_folder(Path(folder))
             report("training", *measured(asked, uri))
 
 
