@@ -1,9 +1,10 @@
-"""The viewer and the report of a generated run of a million images and twenty million instances.
+"""The viewer, the report and the export of a generated run of a million images and twenty million instances.
 
 `python -m tests.bench.looking [FOLDER]` runs it alone (a run that is in FOLDER is used again); SHARDS=50
 makes it smaller. Told are seconds from the start of the viewer's process to its first page (the page's own
-files, what it says of the run, the grid's first images), to a filled index, of pages of it, and of the
-report, and the most memory that each took, in processes of their own. `load` tells of other work beside.
+files, what it says of the run, the grid's first images), to a filled index, of pages of it, of the report and
+of the export to COCO, and the most memory that each took, in processes of their own. `load` tells of other
+work beside.
 """
 
 from __future__ import annotations
@@ -173,17 +174,30 @@ def pages(uri: str) -> dict[str, float]:
 
 
 def report(uri: str, folder: Path) -> dict[str, float]:
-    """Seconds and memory of `condinst report`."""
+    """What `condinst report` takes."""
     page = folder / "report.html"
-    command = [str(Path(sys.executable).with_name("condinst")), "report", uri, "--to", str(page)]
+    return {**command("report", uri, "--to", str(page)), "MB of the page": page.stat().st_size / 1e6}
+
+
+def export(uri: str, folder: Path) -> dict[str, float]:
+    """What `condinst export` to COCO takes; the file is taken away."""
+    file = folder / "coco.json"
+    told = command("export", uri, "--format", "coco", "--to", str(file))
+    told["GB of the file"] = file.stat().st_size / 1e9
+    file.unlink()
+    return told
+
+
+def command(*arguments: str) -> dict[str, float]:
+    """Seconds and memory of the installed command: of it or, where that is more, of one before it."""
+    words = [str(Path(sys.executable).with_name("condinst")), *arguments]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+    seconds = timed(lambda: subprocess.run(words, check=True, stdout=subprocess.DEVNULL))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "seconds": seconds,
         "seconds of the processor": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "GiB at most": after.ru_maxrss / 2**20,
-        "MB of the page": page.stat().st_size / 1e6,
     }
 
 
@@ -209,7 +223,7 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="looking-"))
     shards = int(os.environ.get("SHARDS", "1000"))
     uri = generate(folder, shards)
-    told = {"report": report(uri, folder), "viewer": pages(uri)}
+    told = {"report": report(uri, folder), "export": export(uri, folder), "viewer": pages(uri)}
     rounded = {
         part: {name: round(value, 2) for name, value in figures.items()} for part, figures in told.items()
     }
