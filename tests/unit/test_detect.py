@@ -14,9 +14,9 @@ from condinst.head import HeadOutput, locations
 
 def brute_force(boxes: torch.Tensor, classes: torch.Tensor, iou: float) -> list[int]:
     kept: list[int] = []
-    overlap = box_iou(boxes, boxes)
+    worse = ((box_iou(boxes, boxes) > iou) & (classes[:, None] == classes[None, :])).numpy()
     for i in range(len(boxes)):
-        if not any(classes[j] == classes[i] and overlap[i, j] > iou for j in kept):
+        if not worse[i, kept].any():
             kept.append(i)
     return kept
 
