@@ -12,7 +12,7 @@ import pytest
 from pipeline.cluster import OBJECT_STORE_BYTES
 from tests.tiny import pictures, tiny_weights
 
-RAY_CPUS = 4
+RAY_CPUS = 5
 
 
 @pytest.fixture(scope="session")
