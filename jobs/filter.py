@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from jobs.errors import JobError
 from jobs.report import SUMMARY_KEY
+from jobs.run_report.page import put_report
 from jobs.segment import account
 from jobs.target import no_job, open_target
 from pipeline.export.selection import Selection, SelectionError
@@ -49,5 +50,6 @@ def filter_output(
     if filtered.complete:
         accounts = account(ledger, filtered.plans, filtered.job, {"images": 0})
         target.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
+        put_report(target, console)
     else:
         line("note: the run is not complete; filter again when it is, and the rest follows", "yellow")

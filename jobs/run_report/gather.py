@@ -8,9 +8,9 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, zip_longest
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ AREA_BINS = 32 * PER_OCTAVE
 COUNT_BINS = 32
 """Instances of an image: none, 1, 2 to 3, 4 to 7, ..."""
 EXAMPLES = 3
+FAILURES = 6
+"""Inputs that were not segmented and are shown one by one."""
 _KINDS = 200
 """Kinds of error told apart."""
 _PIXELS = 30_000_000
@@ -55,8 +57,8 @@ class Trouble:
 
     status: str
     inputs: int = 0
-    examples: list[tuple[str, str]] = field(default_factory=list)
-    """Ids and their errors."""
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    """Their rows; each has an error."""
 
 
 class Chosen:
@@ -109,6 +111,20 @@ class Gathered:
         bins = {"scores": SCORE_BINS, "areas": AREA_BINS}[what]
         return sum((getattr(f, what) for f in self.classes.values()), np.zeros(bins, np.int64))
 
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Some inputs that were not segmented: one of each status, then of each reason, then more."""
+        by_status: dict[str, list[Trouble]] = {}
+        for trouble in sorted(self.troubles.values(), key=lambda trouble: -trouble.inputs):
+            by_status.setdefault(trouble.status, []).append(trouble)
+        turns = zip_longest(*(_in_turn([t.examples for t in kinds]) for kinds in by_status.values()))
+        return [row for turn in turns for row in turn if row is not None][:FAILURES]
+
+
+def _in_turn(kinds: Sequence[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """The first of each kind, then the second of each, and so on."""
+    return (row for turn in zip_longest(*kinds) for row in turn if row is not None)
+
 
 @dataclass
 class _Rows:
@@ -137,7 +153,7 @@ def gather(run: Run) -> Gathered:
         gathered.statuses.update(statuses.tolist())
         decoded = np.isin(statuses, DECODED)
         _count_images(gathered, counts[decoded])
-        _count_troubles(gathered, rows.table)
+        _count_troubles(gathered, rows)
         _count_instances(gathered, instances)
         _choose(gathered, rows, instances, counts, decoded, dice.random(len(counts)))
     return gathered
@@ -162,18 +178,19 @@ def _octave(values: Ints) -> Ints:
     return np.floor(np.log2(np.maximum(values, 1))).astype(np.int64)
 
 
-def _count_troubles(gathered: Gathered, images: pa.Table) -> None:
-    bad = images.filter(pc.invert(pc.is_in(images["status"], value_set=pa.array(GOOD))))
-    for image_id, status, error in zip(
-        *(bad[name].to_pylist() for name in ("image_id", "status", "error")), strict=True
-    ):
+def _count_troubles(gathered: Gathered, rows: _Rows) -> None:
+    images = rows.table
+    bad = pc.invert(pc.is_in(images["status"], value_set=pa.array(GOOD)))
+    places = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
+    told = images.select(["status", "error"]).take(places)
+    for at, status, error in zip(places, *(column.to_pylist() for column in told.columns), strict=True):
         kind = (status, gist(error or ""))
         if kind not in gathered.troubles and len(gathered.troubles) >= _KINDS:
             kind = (status, "other")
         trouble = gathered.troubles.setdefault(kind, Trouble(status))
         trouble.inputs += 1
         if len(trouble.examples) < EXAMPLES:
-            trouble.examples.append((image_id, error or "no reason given"))
+            trouble.examples.append(rows.row(int(at)) | {"error": error or "no reason given"})
 
 
 def gist(error: str) -> str:

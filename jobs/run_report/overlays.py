@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +20,11 @@ from PIL import Image
 from jobs.from_tables import instances_of
 from jobs.overlay import draw
 from jobs.run_report.gather import Gathered
+from jobs.run_report.salvage import NoPicture, Salvage
 from jobs.viewer.pixels import Pictures
 from jobs.viewer.view import meets
 from pipeline.geo.windows import inside
+from pipeline.pixels import Rgb
 from pipeline.plan import PlanError
 from pipeline.records import InputRejected, Window
 from pipeline.storage import StoreError
@@ -35,6 +38,9 @@ _SHORTEST, _LONGEST = 480, 900
 """What the longest edge of a picture measures."""
 _PART = 2400
 """Longest edge of what is drawn of an image."""
+FAILURES = (
+    "not segmented: one of each status, then of each reason; with a picture where something can be read"
+)
 Floats = NDArray[np.float64]
 _MASKS = 1000
 """Masks drawn into one image: the best."""
@@ -51,6 +57,8 @@ class Overlay:
     """A data URI; empty where the image cannot be had."""
     trouble: str = ""
     """Why."""
+    status: str = ""
+    """Of an input that was not segmented."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ def overlays(run: Run, gathered: Gathered) -> list[Group]:
             shown = [overlay for overlay in drawn if overlay is not None]
             if shown:
                 made.append(Group(reason.title, reason.why, shown))
+    if gathered.failures:
+        made.append(Group("Failures", FAILURES, list(drawer.failures(gathered.failures))))
     return made
 
 
@@ -125,6 +135,21 @@ class _Drawer:
             said += f"; here {part.width:,} x {part.height:,} of them from {part.x:,}, {part.y:,}"
         return Overlay(row["image_id"], said, f"data:image/webp;base64,{data}")
 
+    def failures(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Overlay]:
+        """The inputs of these rows, which were not segmented; without pictures where time or room is out."""
+        with closing(Salvage(self._pictures, self._until)) as salvage:
+            for row in rows:
+                shown = Overlay(row["image_id"], row["error"], status=row["status"])
+                try:
+                    if self._room <= 0:
+                        raise NoPicture("the page has no room for more pictures")
+                    data = _webp(salvage.picture(row))
+                except NoPicture as error:
+                    yield replace(shown, trouble=str(error))
+                    continue
+                self._room -= len(data)
+                yield replace(shown, picture=f"data:image/webp;base64,{data}")
+
     def _draw(self, row: Mapping[str, Any], part: Window) -> str:
         found = instances_of(self._rows(row, _COLUMNS, meets(part)).slice(0, _MASKS), self._classes)
         found = replace(
@@ -133,10 +158,7 @@ class _Drawer:
             masks=replace(found.masks, x=found.masks.x - part.x, y=found.masks.y - part.y),
         )
         pixels = self._pictures.part(row, part)
-        picture = Image.fromarray(draw(pixels, found, self._classes, _SHORTEST, _LONGEST))
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=74, method=4)
-        return base64.b64encode(buffer.getvalue()).decode()
+        return _webp(draw(pixels, found, self._classes, _SHORTEST, _LONGEST))
 
     def _part(self, row: Mapping[str, Any], reason: Reason) -> Window:
         """The image, or of a large one the part round an instance that shows why it was chosen."""
@@ -159,6 +181,12 @@ class _Drawer:
         wanted = pc.field("image_id") == row["image_id"]
         commit = self._run.commits[row["shard"]]
         return self._run.part(commit, "instances", columns, wanted if also is None else wanted & also)
+
+
+def _webp(picture: Rgb) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=74, method=4)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _stride(run: Run) -> int:

@@ -1,7 +1,8 @@
 """A run's images as the browser gets them: through the run's own inputs and decoder, by number.
 
 Nobody names a path: an image is a row of the run, its address that of the frozen plan, and it has to lie
-where the run's inputs are. Only what the run itself decoded is decoded again.
+where the run's inputs are. Only what the run itself decoded is decoded again; the file of another input is
+given as it lies, for who decodes it in a process of its own.
 """
 
 from __future__ import annotations
@@ -70,6 +71,18 @@ class Pictures:
             return cls(run, (), DecodeLimits())
         limits = DecodeLimits(spec.limits.pixels, spec.limits.bytes, spec.limits.seconds)
         return cls(run, tuple(source_of(section) for section in spec.input), limits)
+
+    @property
+    def limits(self) -> DecodeLimits:
+        """Those of the run."""
+        return self._limits
+
+    def file(self, row: Mapping[str, Any], most: int) -> bytes:
+        """An input's file, whatever became of it in the run, of `most` bytes at most; not decoded.
+
+        Raises InputRejected as `image`, StoreError, PlanError.
+        """
+        return self._inputs.fetch(self._known(row), most)[0]
 
     def image(self, row: Mapping[str, Any]) -> Rgb:
         """The upright pixels of an image, `row` as the index has it.
@@ -143,6 +156,10 @@ class Pictures:
         """The plan's entry of a row. Raises InputRejected where there is nothing that may be shown."""
         if row["status"] not in DECODED:
             raise InputRejected(Status(row["status"]), row["error"] or "it was not decoded")
+        return self._known(row)
+
+    def _known(self, row: Mapping[str, Any]) -> ImageRef:
+        """The same of an input that was not decoded, too."""
         ref = self._planned(self._run.shards[row["shard"]], row["image_id"])
         if ref is None:
             raise InputRejected(Status.MISSING, "the plan does not have it any more")

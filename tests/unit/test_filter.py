@@ -23,8 +23,11 @@ from pipeline.storage import Store, StoreOptions
 from pipeline.tables import Run, canonical
 from pipeline.verify import Outcome, verify
 from tests.made import contents, made_job, made_output, plan_of, rewrite, work
+from tests.tiny import pictures
+from tests.viewing import georeferenced, segment
 
 VOLATILE = ["status", "instances", "attempt"]
+TOLD = ("summary.json", "report.html")
 
 
 @pytest.fixture
@@ -78,9 +81,9 @@ def test_the_rows_are_the_chosen_ones_and_verify_accepts_them(
 def test_again_does_nothing_and_other_conditions_are_refused(store: Store, tmp_path: Path) -> None:
     to = str(tmp_path / "to")
     told(store.uri, to, min_score=0.5)
-    first = {k: v for k, v in contents(Store.open(to)).items() if k != "summary.json"}
+    first = {k: v for k, v in contents(Store.open(to)).items() if k not in TOLD}
     told(store.uri, to, min_score=0.5)
-    assert {k: v for k, v in contents(Store.open(to)).items() if k != "summary.json"} == first
+    assert {k: v for k, v in contents(Store.open(to)).items() if k not in TOLD} == first
     with pytest.raises(FingerprintMismatch, match="filters"):
         told(store.uri, to, min_score=0.4)
     # A filtered output is filtered in its turn.
@@ -97,11 +100,36 @@ def test_an_unfinished_run_is_filtered_as_far_as_it_is_and_then_on(tmp_path: Pat
     work(store, shards[1])
     to = str(tmp_path / "to")
     assert "not complete" in told(store.uri, to, min_area=50)
+    assert "report.html" not in contents(Store.open(to))
     assert verify(Store.open(to)).outcome is Outcome.INCOMPLETE
     for shard in (shards[0], shards[2]):
         work(store, shard)
     assert "not complete" not in told(store.uri, to, min_area=50)
     assert verify(Store.open(to), full=True).outcome is Outcome.GOOD
+
+
+def test_a_filtered_output_has_its_own_report(tmp_path: Path) -> None:
+    inputs = pictures(tmp_path / "in", 3)
+    run = segment(inputs, str(tmp_path / "out"), include="**/*", score=0.01)
+    before = run.instances()
+    least = float(pc.quantile(before["score"], 0.7)[0].as_py())
+    told(run.store.uri, str(tmp_path / "to"), min_score=least)
+    filtered = Run(Store.open(str(tmp_path / "to")))
+    page = filtered.store.get("report.html").decode()
+    kept = filtered.instances().num_rows
+    assert 0 < kept < before.num_rows
+    assert f"<dt>instances</dt><dd>{kept:,}</dd>" in page
+    assert str(filtered.job["fingerprint"]) in page
+    # The images lie where the run found them.
+    assert "with its instances drawn" in page
+    assert "does not say where" not in page
+
+
+def test_a_filtered_tiled_output_has_its_own_report(tmp_path: Path) -> None:
+    run = georeferenced(tmp_path)
+    told(run.store.uri, str(tmp_path / "to"), min_score=0.5)
+    page = Store.open(str(tmp_path / "to")).get("report.html").decode()
+    assert "with its instances drawn" in page
 
 
 def test_a_filter_that_was_killed_goes_on(store: Store, tmp_path: Path) -> None:
