@@ -21,7 +21,9 @@ import yaml
 from jobs.cluster_jobs import JobServer, attempt_id, last_attempt
 from jobs.conventions import JobSpec
 from jobs.errors import JobError
+from jobs.filling import as_meant, escaped
 from jobs.stopping import GRACE_SECONDS
+from jobs.yaml_source import written
 
 COMMANDS = {"segment": "run", "train": "train"}
 """What a cluster runs for each kind of spec."""
@@ -49,7 +51,7 @@ class Submission:
     def of(cls, spec: JobSpec) -> Submission:
         """What is submitted for a checked spec."""
         document = _placed(spec.model_dump(mode="json", exclude_defaults=True, exclude={"extends"}))
-        text = yaml.safe_dump(document, sort_keys=True, allow_unicode=True)
+        text = written(escaped(document))
         # Training without workers is one process: Ray puts it where it has its cores and GPUs.
         own = None if getattr(spec, "workers", None) else getattr(spec, "resources", None)
         driver = None if own is None else (own.cpus, max(own.gpus, getattr(spec, "device", "") == "cuda"))
@@ -84,7 +86,8 @@ class Submission:
 
     def local_places(self) -> list[str]:
         """Paths of files in the spec: every node of the cluster must see them."""
-        return sorted({p for p in _places(yaml.safe_load(self.text)) if "://" not in p and p != "demo"})
+        places = map(as_meant, _places(yaml.safe_load(self.text)))
+        return sorted({place for place in places if "://" not in place and place != "demo"})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jobs.check import load_job
 from jobs.cluster_jobs import ADDRESS_VARIABLES, JobServer, attempt_id, last_attempt
 from jobs.errors import JobError
+from jobs.spec import SegmentSpec
 from jobs.submit import Submission
 
 SPEC = """
@@ -59,6 +60,31 @@ def test_the_spec_that_is_sent_is_whole_and_read_back_as_it_was(
     assert submission(elsewhere, sent.text).id == sent.id
     assert sent.metadata["output"] == "s3://masks/fields"
     assert sent.driver is None
+
+
+def test_what_stands_for_itself_is_sent_so_that_it_does_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("raw", "of the machine that reads it")
+    monkeypatch.setenv("DAY", "${raw}")
+    text = """
+kind: segment
+name: fields
+input: {uri: "photos/$${raw}", include: ["$${raw}*.jpg", "${DAY}/*.png"]}
+output: {uri: "s3://masks/$${raw}"}
+env: {PATTERN: "$${raw}", NUMBER: "1e3"}
+"""
+    sent = submission(tmp_path, text)
+    (tmp_path / "sent.yaml").write_text(sent.text)
+    read = load_job(tmp_path / "sent.yaml")
+    assert isinstance(read, SegmentSpec)
+    assert read.input[0].include == ("${raw}*.jpg", "${raw}/*.png")
+    assert (read.output.uri, read.env["PATTERN"]) == ("s3://masks/${raw}", "${raw}")
+    assert read.env["NUMBER"] == "1e3", "text, though YAML 1.2 takes it for a number without quotes"
+    assert sent.local_places() == [str(tmp_path / "photos/${raw}")]
+    assert sent.metadata["output"] == "s3://masks/${raw}"
+    assert Submission.of(read).id == sent.id
 
 
 def test_names_of_secrets_are_sent_and_no_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
