@@ -42,6 +42,8 @@ class Entry:
     overlap: str = "skip"
     suspend: bool = False
     retries: int = 0
+    text: str = ""
+    """The spec with its bases laid in and nothing filled in: what is run, whatever becomes of the file."""
 
     def next(self, after: datetime) -> datetime:
         """Its first moment after another."""
@@ -101,6 +103,7 @@ class Scheduler:
                     now if known is None or _changed(known, entry) else known.seen,
                 )
                 self._state.put_schedule(schedule)
+                self._state.put_spec(entry.name, entry.text)
 
     def tick(self, now: datetime) -> None:
         """Note what is due, see what has ended, begin what may begin."""

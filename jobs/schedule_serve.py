@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.check import load_job
+from jobs.check import load_whole
 from jobs.cron import parse_cron
 from jobs.cron_times import next_fire
 from jobs.errors import JobError, Problem, Refused, SpecError, one_line
@@ -176,12 +176,12 @@ def _alone(state_file: Path) -> Iterator[None]:
 
 
 def _entry(path: Path) -> Entry:
-    spec = load_job(path)
+    spec, text = load_whole(path)
     if spec.schedule is None:
         raise JobError(f'{path} has no schedule; add `schedule: {{cron: "30 2 * * *"}}`')
     when = spec.schedule
     place = Path(os.path.abspath(path))
-    return Entry(spec.name, place, when.cron, when.timezone, when.overlap, when.suspend, spec.retries)
+    return Entry(spec.name, place, when.cron, when.timezone, when.overlap, when.suspend, spec.retries, text)
 
 
 def _outlook(entry: Entry) -> str:

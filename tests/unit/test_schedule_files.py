@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from jobs import cli, schedule_child, schedule_runners
+from jobs.check import load_job
+from jobs.conventions import JobSpec
 from jobs.extending import files_of
-from jobs.schedule import Entry
+from jobs.filling import DATE_VARIABLE
+from jobs.schedule import Entry, Outcome, Scheduler
+from jobs.schedule_runners import ClusterRunner
 from jobs.schedule_serve import _Files, read_entries
+from jobs.schedule_state import Run, ScheduleState
+from jobs.spec import SegmentSpec
+from jobs.submit import Submission
 
 BASE = """
 kind: segment
@@ -81,3 +90,61 @@ def test_the_files_of_a_spec_are_its_chain_as_far_as_it_can_be_read(tmp_path: Pa
     (tmp_path / "b.yaml").write_text("{")
     assert files_of(tmp_path / "a.yaml") == [tmp_path / "a.yaml", tmp_path / "b.yaml"]
     assert files_of(tmp_path / "none.yaml") == [tmp_path / "none.yaml"]
+
+
+FIRE = datetime(2026, 5, 4, 2, tzinfo=UTC)
+
+
+@pytest.fixture
+def taken_over(specs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScheduleState:
+    """A state whose scheduler has taken over a spec, which somebody has broken since."""
+    monkeypatch.setenv("PLACE", "here")
+    write(tmp_path / "base" / "all.yaml", BASE.replace("uri: masks", 'uri: "s3://masks/${PLACE}/{{ date }}"'))
+    state = ScheduleState(tmp_path / "s.sqlite")
+    Scheduler(state, Nothing()).serve(read_entries(specs), FIRE)
+    write(tmp_path / "base" / "all.yaml", "nonsense: true\n")
+    assert "${PLACE}" in (state.spec("a") or ""), "not filled in: it could be secret"
+    return state
+
+
+class Nothing:
+    """Runs nothing."""
+
+    def start(self, entry: Entry, run: Run) -> str:
+        raise NotImplementedError
+
+    def look(self, run: Run) -> Outcome | None:
+        raise NotImplementedError
+
+
+def test_a_local_run_runs_the_last_good_spec(
+    taken_over: ScheduleState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, JobSpec]] = []
+    monkeypatch.setattr(cli, "main", lambda: ran.append((sys.argv[1], load_job(Path(sys.argv[2])))))
+    monkeypatch.setenv(DATE_VARIABLE, "2026-05-04")
+    (tmp_path / "s.sqlite.runs").mkdir()
+    with (tmp_path / "lock").open("w") as lock:
+        given = [str(taken_over.path), "a", FIRE.isoformat(), "1", str(lock.fileno())]
+        monkeypatch.setattr(sys, "argv", ["child", *given])
+        with pytest.raises(SystemExit) as end:
+            schedule_child.main()
+    assert end.value.code == 0
+    [(command, spec)] = ran
+    assert isinstance(spec, SegmentSpec)
+    assert (command, spec.name, spec.output.uri) == ("run", "a", "s3://masks/here/2026-05-04")
+
+
+def test_a_cluster_is_sent_the_last_good_spec(
+    taken_over: ScheduleState, specs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Submission] = []
+    monkeypatch.setattr(schedule_runners, "JobServer", lambda address: None)
+    monkeypatch.setattr(schedule_runners, "start", lambda server, submission, _id: sent.append(submission))
+    runner = ClusterRunner(taken_over, "http://head:8265")
+    known = taken_over.schedule("a")
+    assert known is not None
+    text = taken_over.spec("a") or ""
+    entry = Entry("a", Path(known.path), known.cron, known.timezone, text=text)
+    runner.start(entry, Run("a", FIRE, "due"))
+    assert [submission.output for submission in sent] == ["s3://masks/here/2026-05-04"]
