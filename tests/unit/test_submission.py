@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.check import load_job
-from jobs.cluster_jobs import ADDRESS_VARIABLES, JobServer, attempt_id, last_attempt
+from jobs.cluster_jobs import ADDRESS_VARIABLES, DriverNeeds, JobServer, attempt_id, last_attempt
 from jobs.errors import JobError
 from jobs.spec import SegmentSpec
 from jobs.submit import Submission
@@ -94,6 +94,50 @@ def test_names_of_secrets_are_sent_and_no_values(tmp_path: Path, monkeypatch: py
     )
     assert "very-secret" not in sent.text + str(sent.metadata) + sent.entrypoint
     assert "HOOK" in sent.text
+
+
+TRAIN = """
+kind: train
+name: learn
+data: {train: {uri: photos, annotations: t.json}, held_out: 0.2}
+output: {uri: "s3://models/learn"}
+"""
+
+
+def test_a_training_of_one_process_gets_what_it_asks_for(tmp_path: Path) -> None:
+    asked = "resources: {cpus: 4, gpus: 1, memory: 16Gi, accelerator: L4}\ndevice: cuda\n"
+    driver = submission(tmp_path, TRAIN + asked).driver
+    assert driver == DriverNeeds(4, 1, 16 * 2**30, "L4")
+    plain = submission(tmp_path, TRAIN + "device: cuda\n").driver
+    assert plain == DriverNeeds(1, 1)
+    assert submission(tmp_path, TRAIN + "workers: {count: 2}\n").driver is None
+
+
+def test_a_cluster_is_told_what_the_driver_needs() -> None:
+    server, asked = JobServer.__new__(JobServer), []
+
+    class Client:
+        def submit_job(self, **given: object) -> None:
+            asked.append({name: value for name, value in given.items() if name.startswith("entrypoint_")})
+
+    server.address, server.client = "http://head:8265", Client()  # type: ignore[assignment]
+    for driver in (None, DriverNeeds(2), DriverNeeds(4, 1, 2**30, "L4")):
+        assert server.submit("learn-1", "exec true", {}, {}, driver)
+    assert asked == [
+        {},
+        {
+            "entrypoint_num_cpus": 2,
+            "entrypoint_num_gpus": 0,
+            "entrypoint_memory": None,
+            "entrypoint_resources": None,
+        },
+        {
+            "entrypoint_num_cpus": 4,
+            "entrypoint_num_gpus": 1,
+            "entrypoint_memory": 2**30,
+            "entrypoint_resources": {"accelerator_type:L4": 0.001},
+        },
+    ]
 
 
 @given(st.lists(st.integers(1, 12), max_size=6), st.text("ab-0123456789", min_size=1, max_size=8))
