@@ -208,6 +208,14 @@ def last_attempt(submission_id: str, known: list[str]) -> int:
     return max(attempts, default=0)
 
 
+def earlier_attempts(submission_id: str, known: list[str]) -> list[str]:
+    """Of the ids that a cluster knows, the attempts before this one of its submission, oldest first."""
+    base, _, number = submission_id.rpartition("-")
+    if base not in known or not re.fullmatch("[0-9]{1,6}", number):
+        return []
+    return [found for n in range(1, int(number)) if (found := attempt_id(base, n)) in set(known)]
+
+
 def attempt_id(submission_id: str, attempt: int) -> str:
     """The id of a submission's first, second, ... attempt."""
     return submission_id if attempt == 1 else f"{submission_id}-{attempt}"

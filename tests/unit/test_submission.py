@@ -8,9 +8,20 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.dashboard.modules.job.pydantic_models import JobDetails
+from typer.testing import CliRunner
 
+from jobs import cli, submitting
 from jobs.check import load_job
-from jobs.cluster_jobs import ADDRESS_VARIABLES, DriverNeeds, JobServer, attempt_id, last_attempt
+from jobs.cluster_jobs import (
+    ADDRESS_VARIABLES,
+    DriverNeeds,
+    JobServer,
+    NoSuchJob,
+    attempt_id,
+    earlier_attempts,
+    last_attempt,
+)
 from jobs.errors import JobError
 from jobs.spec import SegmentSpec
 from jobs.submit import Submission
@@ -146,6 +157,60 @@ def test_the_last_attempt_is_found_among_other_jobs(attempts: list[int], other: 
     known = [attempt_id(base, number) for number in attempts]
     noise = [f"x{base}", f"{base}x", f"{base}-{other}x", "raysubmit_abc", f"other-{base}-3"]
     assert last_attempt(base, [*known, *noise]) == max(attempts, default=0)
+
+
+def test_earlier_attempts_are_those_of_the_same_submission() -> None:
+    base = "fields-0123456789ab"
+    known = [f"{base}-10", f"{base}-2", base, f"{base}-3", "other-0123456789ab", f"{base}-12", f"{base}x-4"]
+    assert earlier_attempts(f"{base}-10", known) == [base, f"{base}-2", f"{base}-3"]
+    assert earlier_attempts(base, known) == []
+    assert earlier_attempts("nightly-20261025T003000Z-123456", [*known, "nightly-20261025T003000Z"[:7]]) == []
+
+
+class Cluster:
+    """Stands for a job server."""
+
+    address = "http://head:8265"
+
+    def __init__(self, *ids: str) -> None:
+        self.jobs = [
+            JobDetails(type="SUBMISSION", submission_id=id_, status="FAILED", entrypoint="") for id_ in ids
+        ]
+
+    def all(self) -> list[JobDetails]:
+        return self.jobs
+
+    def get(self, submission_id: str) -> JobDetails:
+        return next(job for job in self.jobs if job.submission_id == submission_id)
+
+
+def test_status_shows_all_attempts_of_the_spec_as_it_was_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    plain, changed = submission(tmp_path).id, submission(tmp_path, SPEC, "shards.images=7").id
+    cluster = Cluster(f"{changed}-2", f"{plain}-2", plain, changed, f"{changed}-3")
+    monkeypatch.setattr(submitting, "JobServer", lambda address: cluster)
+    spec = str(tmp_path / "job.yaml")
+    submitting.show_job(spec, None, ["shards.images=7"])
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["job", changed, f"{changed}-2", f"{changed}-3"]
+    submitting.show_job(f"{plain}-2", None)
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["job", plain, f"{plain}-2"]
+    with pytest.raises(NoSuchJob, match=r"--set shards.images as it is now .*each --set"):
+        submitting.show_job(spec, None, ["shards.images=8"])
+    with pytest.raises(JobError, match="--set changes a spec"):
+        submitting.show_job(plain, None, ["shards.images=8"])
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "cancel"])
+def test_jobs_takes_set_as_submit_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    given: list[object] = []
+    for name in ("show_job", "show_log", "cancel_submitted"):
+        monkeypatch.setattr(submitting, name, lambda *told, **_: given.extend(told))
+    done = CliRunner().invoke(cli.app, ["jobs", command, "job.yaml", "--set", "a=1", "--set", "b=2"])
+    assert (done.exit_code, given) == (0, ["job.yaml", None, ["a=1", "b=2"]])
 
 
 @pytest.mark.parametrize("address", ["head:8265", "ftp://head", "http://", "http://user:pw@head:8265"])
