@@ -16,7 +16,7 @@ from jobs.extending import KEY, extend, read_text
 from jobs.filling import Surroundings, fill, missing_secrets
 from jobs.overrides import override
 from jobs.spec import SegmentSpec
-from jobs.yaml_source import Document, Path, describe, dotted, parse
+from jobs.yaml_source import Document, Path, describe, dotted, parse, written
 
 Schema = Mapping[str, Any]
 AnySpec = TypeVar("AnySpec", bound=JobSpec)
@@ -37,17 +37,36 @@ def load(
 
 def load_job(path: FilePath, overrides: Sequence[str] = (), around: Surroundings | None = None) -> JobSpec:
     """The same for a file of any kind: a SegmentSpec or a TrainSpec. Raises SpecError."""
-    document = _read(path, overrides)
+    return _job(_read(path, overrides), around or Surroundings())
+
+
+def load_whole(path: FilePath) -> tuple[JobSpec, str]:
+    """A job's spec, and its file's text with its bases laid in; nothing in that is filled in.
+
+    Raises SpecError.
+    """
+    document = _read(path, ())
+    stated = document.value if isinstance(document.value, dict) else {}
+    text = written({key: value for key, value in stated.items() if key != KEY})
+    return _job(document, Surroundings()), text
+
+
+def load_job_text(text: str, source: str, around: Surroundings | None = None) -> JobSpec:
+    """Like `load_job`, of a spec given as text; `source` is how errors name it. Raises SpecError."""
+    return _job(_document(text, FilePath(source), ()), around or Surroundings())
+
+
+def _job(document: Document, around: Surroundings) -> JobSpec:
     given = document.value.get("kind") if isinstance(document.value, dict) else None
     if given == "train":
         # Here, because it brings torch along.
         from jobs.train_spec import TrainSpec
 
-        return checked(document, TrainSpec, around or Surroundings())
+        return checked(document, TrainSpec, around)
     if given not in (None, "segment"):
         message = f"{describe(given)} was given; expected one of segment, train"
         raise SpecError([Problem(str(document.place(("kind",))), "kind", message)])
-    return checked(document, SegmentSpec, around or Surroundings())
+    return checked(document, SegmentSpec, around)
 
 
 def load_text(

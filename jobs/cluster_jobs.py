@@ -8,8 +8,9 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import requires
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jobs.errors import ExitCode, JobError, Refused
@@ -22,6 +23,8 @@ ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where a job server's address is looked for when none is given."""
 UPLOADS = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 """Ray's loggers that tell of each spec that is sent."""
+SOME = 0.001
+"""How much Ray asks of an accelerator's type, which each node of it has 1 of."""
 STARTING = 60.0
 """Seconds that a head which has just started gets until it takes jobs."""
 
@@ -34,6 +37,28 @@ class ClusterError(JobError):
 
 class NoSuchJob(JobError):
     """The cluster knows no job of that name."""
+
+
+@dataclass(frozen=True)
+class DriverNeeds:
+    """What a job's own process needs, where that does the work."""
+
+    cpus: int
+    gpus: float = 0
+    memory: int = 0
+    """Bytes; 0 for whatever there is."""
+    accelerator: str | None = None
+    """Type of its GPU, as Ray names it."""
+
+    def entrypoint(self) -> dict[str, Any]:
+        """The same as `submit_job` takes it."""
+        wanted = {f"accelerator_type:{self.accelerator}": SOME} if self.accelerator else None
+        return {
+            "entrypoint_num_cpus": self.cpus,
+            "entrypoint_num_gpus": self.gpus,
+            "entrypoint_memory": self.memory or None,
+            "entrypoint_resources": wanted,
+        }
 
 
 class JobServer:
@@ -63,12 +88,11 @@ class JobServer:
         entrypoint: str,
         runtime_env: dict[str, object],
         metadata: dict[str, str],
-        driver: tuple[int, float] | None = None,
+        driver: DriverNeeds | None = None,
     ) -> bool:
         """Start a job under an id; False when another job has it: ids are given once.
 
-        `driver` is what its own process needs, CPUs and GPUs; None lets it start on the head. Raises
-        ClusterError.
+        `driver` is what its own process needs; None lets it start on the head. Raises ClusterError.
         """
         deadline = time.monotonic() + STARTING
         while True:
@@ -79,8 +103,7 @@ class JobServer:
                         submission_id=submission_id,
                         runtime_env=runtime_env,
                         metadata=metadata,
-                        entrypoint_num_cpus=driver[0] if driver else None,
-                        entrypoint_num_gpus=driver[1] if driver else None,
+                        **(driver.entrypoint() if driver else {}),
                     )
                     return True
                 except RuntimeError as error:
@@ -183,6 +206,14 @@ def last_attempt(submission_id: str, known: list[str]) -> int:
     pattern = re.compile(re.escape(submission_id) + r"(?:-([0-9]{1,6}))?")
     attempts = [int(found[1] or 1) for found in map(pattern.fullmatch, known) if found]
     return max(attempts, default=0)
+
+
+def earlier_attempts(submission_id: str, known: list[str]) -> list[str]:
+    """Of the ids that a cluster knows, the attempts before this one of its submission, oldest first."""
+    base, _, number = submission_id.rpartition("-")
+    if base not in known or not re.fullmatch("[0-9]{1,6}", number):
+        return []
+    return [found for n in range(1, int(number)) if (found := attempt_id(base, n)) in set(known)]
 
 
 def attempt_id(submission_id: str, attempt: int) -> str:

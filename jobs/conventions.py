@@ -132,7 +132,9 @@ class ScheduleSection(Section):
         description="What becomes of a run whose time comes while the one before still runs: left out, or "
         "begun once that has ended. However many are missed, one is begun.",
     )
-    suspend: bool = Field(default=False, description="Start no run until this is false again.")
+    suspend: bool = Field(
+        default=False, description="Start no run until this is false again; one that is at work goes on."
+    )
 
 
 class NotifySection(Section):

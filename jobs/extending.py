@@ -49,6 +49,26 @@ def extend(document: Document, path: FilePath) -> None:
         above, folder = base, base_path.parent
 
 
+def files_of(path: FilePath) -> list[FilePath]:
+    """A spec's file and those of its bases, down to one that is missing or cannot be read; raises nothing."""
+    files = [path]
+    while len(files) <= MAX_BASES + 1 and (base := _next_file(files[-1])) is not None:
+        if _same(base) in map(_same, files):
+            break
+        files.append(base)
+    return files
+
+
+def _next_file(path: FilePath) -> FilePath | None:
+    try:
+        name = _named(parse(read_text(path), str(path)))
+    except SpecError:
+        return None
+    if not isinstance(name, str) or not name.endswith(SUFFIXES):
+        return None
+    return FilePath(os.path.normpath(path.parent / name))
+
+
 def _named(document: Document) -> Value:
     return document.value.get(KEY) if isinstance(document.value, dict) else None
 

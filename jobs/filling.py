@@ -76,6 +76,11 @@ def escaped(value: Any, path: Path = ()) -> Any:
     return value.replace("${", "$${") if isinstance(value, str) and _may_name(path) else value
 
 
+def as_meant(text: str) -> str:
+    """What an escaped text says."""
+    return text.replace("$${", "${")
+
+
 def _may_name(path: Path) -> bool:
     """Whether `${NAME}` may stand there; numbers in the path are a list's."""
     keys = [part for part in path if isinstance(part, str)]

@@ -14,7 +14,7 @@ import yaml
 
 from jobs.conventions import JobSpec, ResourcesSection, WorkersSection
 from jobs.spec import SegmentSpec
-from jobs.yaml_source import is_plain_text
+from jobs.yaml_source import Dumper
 
 Manifest = dict[str, Any]
 
@@ -166,24 +166,8 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes what YAML 1.1 and 1.2 read alike, without aliases."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        """Write everything out."""
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None if is_plain_text(text) else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _text)
-
-
 def dump(manifests: Sequence[Manifest]) -> str:
     """Objects as one YAML stream."""
     return yaml.dump_all(
-        manifests, Dumper=_Dumper, sort_keys=False, explicit_start=True, width=110, allow_unicode=True
+        manifests, Dumper=Dumper, sort_keys=False, explicit_start=True, width=110, allow_unicode=True
     )

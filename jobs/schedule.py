@@ -4,6 +4,7 @@ The rules: of the moments that were missed while nobody served, the last is made
 than `catch_up`, the others are noted as missed. A run whose time comes while the one before is at work is
 left out (`overlap: skip`) or begun when that one has ended (`queue`; of several that wait, only the last).
 After a bad end it is begun again as often as `retries` says, at least three times when it died without one.
+Of a suspended schedule nothing is begun: what waits, and what is to be tried again, stays due.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Entry:
     overlap: str = "skip"
     suspend: bool = False
     retries: int = 0
+    text: str = ""
+    """The spec with its bases laid in and nothing filled in: what is run, whatever becomes of the file."""
 
     def next(self, after: datetime) -> datetime:
         """Its first moment after another."""
@@ -100,13 +103,15 @@ class Scheduler:
                     now if known is None or _changed(known, entry) else known.seen,
                 )
                 self._state.put_schedule(schedule)
+                self._state.put_spec(entry.name, entry.text)
 
     def tick(self, now: datetime) -> None:
         """Note what is due, see what has ended, begin what may begin."""
         for entry in self.entries.values():
             self._note_due(entry, now)
             self._note_ended(entry)
-            self._begin(entry)
+            if not entry.suspend:
+                self._begin(entry)
 
     def next_fire(self, now: datetime) -> datetime | None:
         """The first moment of any schedule; None where all are suspended."""
@@ -148,7 +153,8 @@ class Scheduler:
             self._tell(f"{entry.name}: {said if code else 'done'}")
         else:
             self._state.again(run, f"attempt {run.attempt}: {said}")
-            self._tell(f"{entry.name}: attempt {run.attempt}: {said}; it is begun again")
+            when = " once it is not suspended any more" if entry.suspend else ""
+            self._tell(f"{entry.name}: attempt {run.attempt}: {said}; it is begun again{when}")
 
     def _begin(self, entry: Entry) -> None:
         """Begin the first that waits, and put off those that came due behind it."""

@@ -1,6 +1,7 @@
 """A scheduled run as a process of its own: `python -m jobs.schedule_child STATE NAME FIRE ATTEMPT LOCK`.
 
-Started by `jobs.schedule_runners.LocalRunner`, whose lock it holds until it is gone.
+Started by `jobs.schedule_runners.LocalRunner`, whose lock it holds until it is gone. It runs the spec as the
+scheduler last took it over: its file may have been changed since, to one that does not hold.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from jobs.check import load_job
 from jobs.errors import ExitCode, SpecError
-from jobs.schedule_state import Run, ScheduleState
+from jobs.schedule_state import Run, ScheduleState, run_file
 from jobs.submit import COMMANDS
 
 
@@ -22,20 +23,21 @@ def main() -> None:
     # What the run itself starts must not keep the lock when it is gone.
     os.set_inheritable(int(lock), False)
     state = ScheduleState(Path(state_file))
-    run, schedule = Run(name, datetime.fromisoformat(fire), "running", int(attempt)), state.schedule(name)
-    if schedule is None:
+    run, text = Run(name, datetime.fromisoformat(fire), "running", int(attempt)), state.spec(name)
+    if text is None:
         sys.exit(ExitCode.BUG)
-    code = _run(schedule.path)
+    code = _run(text, run_file(state.path, run, ".yaml"))
     state.report(run, code)
     sys.exit(code)
 
 
-def _run(spec: str) -> int:
-    """Exit code of `condinst run SPEC`, or `train`, run in this process."""
+def _run(text: str, spec: Path) -> int:
+    """Exit code of `condinst run SPEC`, or `train`, run in this process; the text is put into that file."""
     from jobs.cli import main as condinst
 
     try:
-        sys.argv = ["condinst", COMMANDS[load_job(Path(spec)).kind], spec]
+        spec.write_text(text)
+        sys.argv = ["condinst", COMMANDS[load_job(spec).kind], str(spec)]
         condinst()
     except SpecError as error:
         print(error, file=sys.stderr)

@@ -11,12 +11,12 @@ from datetime import date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from jobs.check import load_job
+from jobs.check import load_job_text
 from jobs.cluster_jobs import ClusterError, JobServer, attempt_id
 from jobs.errors import ExitCode
 from jobs.filling import DATE_VARIABLE, Surroundings
 from jobs.schedule import Entry, Outcome
-from jobs.schedule_state import Run, ScheduleState, moment_text
+from jobs.schedule_state import Run, ScheduleState, moment_text, run_file
 from jobs.submit import Submission, start
 
 
@@ -29,13 +29,12 @@ class LocalRunner:
 
     def __init__(self, state: ScheduleState) -> None:
         self._state = state
-        self._folder = state.path.with_name(state.path.name + ".runs")
         self._children: list[subprocess.Popen[bytes]] = []
 
     def start(self, entry: Entry, run: Run) -> str:
         """See `Runner.start`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         log = self._file(run, ".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
         held = self._lock(run)
         if held is None:
             return str(log)  # an earlier scheduler started it
@@ -60,7 +59,7 @@ class LocalRunner:
         return Outcome(None if known is None else known.code)
 
     def _spawn(self, entry: Entry, run: Run, log: Path, held: int) -> None:
-        child = ["-m", "jobs.schedule_child", str(self._state.path.resolve()), run.name]
+        child = ["-m", "jobs.schedule_child", str(self._state.path.absolute()), run.name]
         arguments = [*child, run.fire.isoformat(), str(run.attempt), str(held)]
         with log.open("ab") as out:
             self._children.append(
@@ -86,7 +85,7 @@ class LocalRunner:
         return held
 
     def _file(self, run: Run, ending: str) -> Path:
-        return self._folder / f"{run.name}-{moment_text(run.fire)}{ending}"
+        return run_file(self._state.path, run, ending)
 
 
 class ClusterRunner:
@@ -101,8 +100,9 @@ class ClusterRunner:
         """See `Runner.start`. The id holds no fingerprint: an edit of the spec starts no second."""
         base = f"{entry.name}-{moment_text(run.fire)}-{self._identity}"
         submission_id = attempt_id(base, run.attempt)
-        submission = Submission.of(load_job(entry.path, around=Surroundings(day=day_of(entry, run.fire))))
-        start(self._server, submission, submission_id)
+        source = f"{entry.path}, as it was taken over"
+        spec = load_job_text(entry.text, source, Surroundings(day=day_of(entry, run.fire)))
+        start(self._server, Submission.of(spec), submission_id)
         return submission_id
 
     def look(self, run: Run) -> Outcome | None:

@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.check import load_job
+from jobs.check import load_whole
 from jobs.cron import parse_cron
 from jobs.cron_times import next_fire
 from jobs.errors import JobError, Problem, Refused, SpecError, one_line
+from jobs.extending import files_of
 from jobs.progress import duration
 from jobs.schedule import Entry, Runner, Scheduler
 from jobs.schedule_runners import ClusterRunner, LocalRunner
@@ -43,7 +44,7 @@ def serve(specs: Sequence[Path], state_file: Path, address: str | None, catch_up
     same state, ClusterError.
     """
     console = Console(highlight=False, soft_wrap=True)
-    entries = read_entries(specs)
+    files, entries = _Files(specs), read_entries(specs)
     with _alone(state_file):
         state = ScheduleState(state_file)
         runner: Runner = ClusterRunner(state, address) if address else LocalRunner(state)
@@ -55,7 +56,7 @@ def serve(specs: Sequence[Path], state_file: Path, address: str | None, catch_up
         scheduler.serve(entries, datetime.now(UTC))
         for entry in entries:
             tell(_outlook(entry))
-        _Clock(scheduler, _Files(specs, scheduler.serve, tell)).run()
+        _Clock(scheduler, lambda: files.look(scheduler.serve, tell)).run()
         tell("stopped; runs that are at work go on")
         state.close()
 
@@ -100,8 +101,8 @@ def list_schedules(state_file: Path, *, runs: int, as_json: bool) -> None:
 class _Clock(BaseTrigger):  # type: ignore[misc]
     """Ticks every few seconds and at each moment that is due, until SIGINT or SIGTERM."""
 
-    def __init__(self, scheduler: Scheduler, files: _Files) -> None:
-        self._scheduler, self._files = scheduler, files
+    def __init__(self, scheduler: Scheduler, look: Callable[[], None]) -> None:
+        self._scheduler, self._look = scheduler, look
         self._process = BlockingScheduler(timezone=UTC, executors={"default": ThreadPoolExecutor(1)})
         self._process.add_job(
             self._tick, self, next_run_time=datetime.now(UTC), misfire_grace_time=None, coalesce=True
@@ -119,7 +120,7 @@ class _Clock(BaseTrigger):  # type: ignore[misc]
         self._process.start()
 
     def _tick(self) -> None:
-        self._files.look()
+        self._look()
         self._scheduler.tick(datetime.now(UTC))
 
     def _end(self, _number: int, _frame: FrameType | None) -> None:
@@ -127,29 +128,39 @@ class _Clock(BaseTrigger):  # type: ignore[misc]
 
 
 class _Files:
-    """Sees when a spec's file changes. One that does not hold is told of, and the last good one stays."""
+    """Sees when a spec's file, or one that it extends, changes.
 
-    def __init__(self, specs: Sequence[Path], serve: Serve, tell: Callable[[str], None]) -> None:
-        self._specs, self._serve, self._tell = specs, serve, tell
-        self._times = self._changed()
+    Specs of which one does not hold are told of, and the last good ones stay.
+    """
 
-    def look(self) -> None:
+    def __init__(self, specs: Sequence[Path]) -> None:
+        self._specs = specs
+        self._times = self._all_times()
+
+    def look(self, serve: Serve, tell: Callable[[str], None]) -> None:
         """Take over what has changed."""
-        times = self._changed()
-        if times == self._times:
+        if all(_changed_at(path) == time for path, time in self._times.items()):
             return
-        self._times = times
+        # Before they are read: a change in between is seen the next time.
+        self._times = self._all_times()
         try:
             entries = read_entries(self._specs)
         except JobError as error:
-            self._tell(f"the specs are served as they were before: {error}")
+            tell(f"the specs are served as they were before: {error}")
             return
-        self._serve(entries, datetime.now(UTC))
+        serve(entries, datetime.now(UTC))
         for entry in entries:
-            self._tell(_outlook(entry))
+            tell(_outlook(entry))
 
-    def _changed(self) -> list[int]:
-        return [path.stat().st_mtime_ns if path.exists() else 0 for path in self._specs]
+    def _all_times(self) -> dict[Path, int]:
+        return {path: _changed_at(path) for spec in self._specs for path in files_of(spec)}
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @contextmanager
@@ -165,12 +176,12 @@ def _alone(state_file: Path) -> Iterator[None]:
 
 
 def _entry(path: Path) -> Entry:
-    spec = load_job(path)
+    spec, text = load_whole(path)
     if spec.schedule is None:
         raise JobError(f'{path} has no schedule; add `schedule: {{cron: "30 2 * * *"}}`')
     when = spec.schedule
     place = Path(os.path.abspath(path))
-    return Entry(spec.name, place, when.cron, when.timezone, when.overlap, when.suspend, spec.retries)
+    return Entry(spec.name, place, when.cron, when.timezone, when.overlap, when.suspend, spec.retries, text)
 
 
 def _outlook(entry: Entry) -> str:

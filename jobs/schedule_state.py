@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS schedules (
     name TEXT PRIMARY KEY, path TEXT NOT NULL, cron TEXT NOT NULL, timezone TEXT NOT NULL,
     overlap TEXT NOT NULL, suspended INTEGER NOT NULL, seen TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS specs (name TEXT PRIMARY KEY, text TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS runs (
     name TEXT NOT NULL, fire TEXT NOT NULL, state TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 1,
@@ -128,6 +129,15 @@ class ScheduleState:
             (*row, int(schedule.suspended), _text(schedule.seen)),
         )
 
+    def spec(self, name: str) -> str | None:
+        """The text of a schedule's spec as it was last good."""
+        row = self._db.execute("SELECT text FROM specs WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def put_spec(self, name: str, text: str) -> None:
+        """Remember the text of a schedule's spec, with nothing filled in: what is secret stays outside."""
+        self._db.execute("INSERT OR REPLACE INTO specs VALUES (?, ?)", (name, text))
+
     def add(self, name: str, fire: datetime, state: State, note: str = "") -> None:
         """Note a moment of a schedule, unless it is noted already."""
         self._db.execute(
@@ -194,6 +204,11 @@ class ScheduleState:
 def moment_text(moment: datetime) -> str:
     """A moment as it stands in ids and names of files: `20261025T003000Z`."""
     return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def run_file(state: Path, run: Run, ending: str) -> Path:
+    """A file of a local run, beside those of the others: its log, its lock, its spec."""
+    return state.with_name(state.name + ".runs") / f"{run.name}-{moment_text(run.fire)}{ending}"
 
 
 def _text(moment: datetime) -> str:

@@ -18,10 +18,13 @@ from typing import Any, Literal
 
 import yaml
 
-from jobs.cluster_jobs import JobServer, attempt_id, last_attempt
-from jobs.conventions import JobSpec
+from jobs.cluster_jobs import DriverNeeds, JobServer, attempt_id, last_attempt
+from jobs.conventions import JobSpec, ResourcesSection
 from jobs.errors import JobError
+from jobs.filling import as_meant, escaped
+from jobs.quantities import size
 from jobs.stopping import GRACE_SECONDS
+from jobs.yaml_source import written
 
 COMMANDS = {"segment": "run", "train": "train"}
 """What a cluster runs for each kind of spec."""
@@ -42,19 +45,15 @@ class Submission:
     output: str
     text: str
     """The spec as YAML, whole: nothing is left to extend or to fill in."""
-    driver: tuple[int, float] | None = None
-    """CPUs and GPUs of the job's own process, where that does the work; None where workers do."""
+    driver: DriverNeeds | None = None
+    """What the job's own process needs, where that does the work; None where workers do."""
 
     @classmethod
     def of(cls, spec: JobSpec) -> Submission:
         """What is submitted for a checked spec."""
         document = _placed(spec.model_dump(mode="json", exclude_defaults=True, exclude={"extends"}))
-        text = yaml.safe_dump(document, sort_keys=True, allow_unicode=True)
-        # Training without workers is one process: Ray puts it where it has its cores and GPUs.
-        own = None if getattr(spec, "workers", None) else getattr(spec, "resources", None)
-        driver = None if own is None else (own.cpus, max(own.gpus, getattr(spec, "device", "") == "cuda"))
-        output = str(document["output"]["uri"])
-        return cls(spec.name, spec.kind, output, text, driver)
+        text = written(escaped(document))
+        return cls(spec.name, spec.kind, str(document["output"]["uri"]), text, _driver(spec))
 
     @property
     def fingerprint(self) -> str:
@@ -84,7 +83,8 @@ class Submission:
 
     def local_places(self) -> list[str]:
         """Paths of files in the spec: every node of the cluster must see them."""
-        return sorted({p for p in _places(yaml.safe_load(self.text)) if "://" not in p and p != "demo"})
+        places = map(as_meant, _places(yaml.safe_load(self.text)))
+        return sorted({place for place in places if "://" not in place and place != "demo"})
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,15 @@ def start(server: JobServer, submission: Submission, submission_id: str) -> bool
         }
         given = (submission.entrypoint, runtime_env, submission.metadata, submission.driver)
         return server.submit(submission_id, *given)
+
+
+def _driver(spec: JobSpec) -> DriverNeeds | None:
+    """Training without workers is one process: Ray puts it where it has what it needs."""
+    own: ResourcesSection | None = getattr(spec, "resources", None)
+    if own is None or getattr(spec, "workers", None):
+        return None
+    gpus = max(own.gpus, getattr(spec, "device", "") == "cuda")
+    return DriverNeeds(own.cpus, gpus, size(own.memory) if own.memory else 0, own.accelerator)
 
 
 def _placed(value: Any, key: str = "") -> Any:

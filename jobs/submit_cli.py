@@ -22,6 +22,19 @@ Job = Annotated[
         metavar="JOB", help="A submission's id, or its spec: then its last attempt.", show_default=False
     ),
 ]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one setting; may be repeated."),
+]
+Submitted = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        help="As the spec was submitted with: another value is another job.",
+        show_default=False,
+    ),
+]
 
 app = typer.Typer(
     help="Look after jobs that were submitted to a cluster.\n\nExample:\n\n[cyan]condinst jobs list[/]",
@@ -34,10 +47,7 @@ app = typer.Typer(
 def submit(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)],
     address: Address = None,
-    overrides: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one setting; may be repeated."),
-    ] = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the job to end.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Start it though it is done already.")] = False,
 ) -> None:
@@ -74,8 +84,12 @@ def list_(address: Address = None) -> None:
 
 
 @app.command()
-def status(job: Job, address: Address = None) -> None:
-    """How a submitted job is, and its attempts before.
+def status(
+    job: Job,
+    address: Address = None,
+    overrides: Submitted = [],  # noqa: B006
+) -> None:
+    """How a submitted job is, and its attempts before, oldest first.
 
     Example:
 
@@ -83,13 +97,14 @@ def status(job: Job, address: Address = None) -> None:
     """
     from jobs.submitting import show_job
 
-    show_job(job, address)
+    show_job(job, address, overrides)
 
 
 @app.command()
 def logs(
     job: Job,
     address: Address = None,
+    overrides: Submitted = [],  # noqa: B006
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
 ) -> None:
     """What a submitted job has printed.
@@ -100,11 +115,15 @@ def logs(
     """
     from jobs.submitting import show_log
 
-    show_log(job, address, follow_it=follow)
+    show_log(job, address, overrides, follow_it=follow)
 
 
 @app.command()
-def cancel(job: Job, address: Address = None) -> None:
+def cancel(
+    job: Job,
+    address: Address = None,
+    overrides: Submitted = [],  # noqa: B006
+) -> None:
     """Stop a submitted job: shards in work are committed within 25 s or dropped.
 
     Example:
@@ -113,4 +132,4 @@ def cancel(job: Job, address: Address = None) -> None:
     """
     from jobs.submitting import cancel_submitted
 
-    cancel_submitted(job, address)
+    cancel_submitted(job, address, overrides)

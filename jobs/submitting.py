@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.check import load_job
-from jobs.cluster_jobs import JobServer, NoSuchJob, attempt_id, last_attempt
+from jobs.cluster_jobs import JobServer, NoSuchJob, attempt_id, earlier_attempts, last_attempt
 from jobs.conventions import JobSpec
-from jobs.errors import ExitCode, Interrupted
+from jobs.errors import ExitCode, Interrupted, JobError
 from jobs.follow import follow, print_log
 from jobs.progress import duration
 from jobs.submit import STOP_SECONDS, Submission, submit
@@ -51,11 +52,13 @@ def list_jobs(address: str | None) -> None:
     Console().print(_table(server.all()))
 
 
-def show_job(job: str, address: str | None) -> None:
-    """Print a job and the attempts before it. Raises NoSuchJob, ClusterError."""
+def show_job(job: str, address: str | None, overrides: Sequence[str] = ()) -> None:
+    """Print a job and the attempts before it, oldest first. Raises NoSuchJob, ClusterError."""
     server = JobServer(address)
-    found = server.get(_named(server, job))
-    Console().print(_table([found]))
+    found = server.get(_named(server, job, overrides))
+    known = {str(other.submission_id): other for other in server.all()}
+    earlier = [known[name] for name in earlier_attempts(str(found.submission_id), list(known))]
+    Console().print(_table([*earlier, found]))
     output = (found.metadata or {}).get("output")
     if found.message:
         Console().print(escape(found.message.strip().partition("\n")[0]), highlight=False, soft_wrap=True)
@@ -63,20 +66,20 @@ def show_job(job: str, address: str | None) -> None:
         Console().print(f"condinst status {escape(output)}", highlight=False, soft_wrap=True)
 
 
-def show_log(job: str, address: str | None, *, follow_it: bool) -> None:
+def show_log(job: str, address: str | None, overrides: Sequence[str] = (), *, follow_it: bool) -> None:
     """Print a job's log, up to now or to its end. Raises NoSuchJob, ClusterError, Ended, Interrupted."""
     server = JobServer(address)
-    submission_id = _named(server, job)
+    submission_id = _named(server, job, overrides)
     if follow_it:
         _follow(server, submission_id)
     else:
         print_log(server, submission_id)
 
 
-def cancel_submitted(job: str, address: str | None) -> None:
+def cancel_submitted(job: str, address: str | None, overrides: Sequence[str] = ()) -> None:
     """Stop a job and wait until it has ended. Raises NoSuchJob, ClusterError."""
     console, server = Console(highlight=False, soft_wrap=True), JobServer(address)
-    submission_id = _named(server, job)
+    submission_id = _named(server, job, overrides)
     if server.get(submission_id).status.is_terminal():
         console.print(f"{escape(submission_id)} has ended already")
         return
@@ -99,14 +102,20 @@ def _follow(server: JobServer, submission_id: str) -> None:
         ) from None
 
 
-def _named(server: JobServer, job: str) -> str:
-    """The id that is meant: a spec file means the last attempt of its submission."""
+def _named(server: JobServer, job: str, overrides: Sequence[str]) -> str:
+    """The id that is meant: a spec file, changed as it was submitted, means its submission's last attempt."""
     if not is_spec(job):
+        if overrides:
+            raise JobError(f"--set changes a spec, and {job} is no spec file here: leave it out, or name one")
         return job
-    base = Submission.of(load_job(Path(job))).id
+    base = Submission.of(load_job(Path(job), overrides)).id
     last = last_attempt(base, [str(known.submission_id) for known in server.all()])
     if not last:
-        raise NoSuchJob(f"{server.address} knows no submission of {job} as it is now ({base})")
+        changed = "".join(f" --set {argument.partition('=')[0]}" for argument in overrides)
+        raise NoSuchJob(
+            f"{server.address} knows no submission of {job}{changed} as it is now ({base}); give each --set "
+            "that it was submitted with, or its id: `condinst jobs list` shows what it knows"
+        )
     return attempt_id(base, last)
 
 

@@ -14,9 +14,10 @@ from rich.markup import escape
 from condinst import weights
 from jobs.errors import Incomplete, JobError
 from jobs.learn import SUMMARY_KEY, Material, learn, material
+from jobs.quantities import size
 from jobs.resolve import options_of
 from jobs.train_record import claim, placed, settled, standing
-from jobs.train_spec import TrainSpec
+from jobs.train_spec import TrainSpec, TrainWorkersSection
 from jobs.train_worker import work
 from pipeline.storage import NotFound, Store
 from pipeline.trainer import Group, WorkersFailed, run_group
@@ -53,18 +54,30 @@ def _train(spec: TrainSpec, given: Material, console: Console) -> None:
         if spec.workers is None:
             learn(spec, given, console)
             return
-        own = spec.workers
-        group = Group(own.count, own.cpus, own.gpus, own.least, own.max_failures)
         run_group(
             work,
             {"spec": spec.model_dump_json(), "width": console.width},
-            group,
+            _group(spec, spec.workers),
             lambda text: console.out(text, end="", highlight=False),
         )
     except FloatingPointError as error:
         raise JobError(f"training diverged: {error}; lower training.learning_rate") from None
     except WorkersFailed as error:
         raise Incomplete(f"{error}\nrun the same command again to go on from the last checkpoint") from None
+
+
+def _group(spec: TrainSpec, own: TrainWorkersSection) -> Group:
+    memory = spec.resources.memory
+    return Group(
+        own.count,
+        own.cpus,
+        own.gpus,
+        own.least,
+        own.max_failures,
+        memory=size(memory) if memory else 0,
+        accelerator=spec.resources.accelerator,
+        env=spec.env,
+    )
 
 
 def _done(store: Store) -> bool:

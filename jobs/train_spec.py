@@ -193,8 +193,8 @@ class TrainSpec(JobSpec):
     resources: ResourcesSection = Field(
         default=ResourcesSection(),
         description="What a cluster reserves for a training without `workers`, which is one process. With "
-        "`device: cuda` that is one GPU at least. With `workers`, what it says of memory and nodes holds for "
-        "each worker's pod.",
+        "`device: cuda` that is one GPU at least. With `workers`, what it says of memory, accelerator and "
+        "nodes holds for each worker.",
     )
     max_dets: int = Field(
         default=100,

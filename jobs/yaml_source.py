@@ -106,6 +106,27 @@ def is_plain_text(text: str) -> bool:
     return not (number or text in _NULLS or text in _BOOLS)
 
 
+class Dumper(yaml.SafeDumper):
+    """Writes what YAML 1.1 and 1.2 read alike, without aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Write everything out."""
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None if is_plain_text(text) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+Dumper.add_representer(str, _represent_text)
+
+
+def written(value: object) -> str:
+    """Plain data as a YAML document that `parse` reads as the same: the text `1e3` stays text."""
+    return yaml.dump(value, Dumper=Dumper, sort_keys=True, width=110, allow_unicode=True)
+
+
 def describe(value: object) -> str:
     """A value in a user's words and short: `the text 'abc'`, `a list of 3`, `1.5`."""
     match value:

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.cluster import cluster
@@ -44,12 +44,22 @@ class Group:
     max_failures: int = 3
     """How often the group is started again after a worker's death."""
     memory: int = 0
+    """Bytes that Ray reserves for each; 0 for none."""
     accelerator: str | None = None
+    """Type of their GPUs, as Ray names it."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of their processes, which a cluster that is joined started without them."""
 
     @property
     def gpus_held(self) -> float:
         """What Ray reserves for one of them."""
         return self.gpus
+
+    @property
+    def each(self) -> dict[str, float]:
+        """All that Ray reserves for one of them, but the type of its GPU."""
+        held = {"CPU": float(self.cpus), "GPU": self.gpus, "memory": float(self.memory)}
+        return {name: amount for name, amount in held.items() if amount}
 
 
 def run_group(
@@ -121,7 +131,6 @@ def _fit(
     from ray.train.v2.torch.torch_trainer import TorchTrainer
 
     count = group.count if group.least is None else (group.least, group.count)
-    resources = {"CPU": float(group.cpus)} | ({"GPU": group.gpus} if group.gpus else {})
     # Ray's own records of the run; the checkpoints go to the output.
     folder = tempfile.mkdtemp(prefix="condinst-train-")
     try:
@@ -130,12 +139,16 @@ def _fit(
             train_loop_config=payload,
             torch_config=TorchConfig(backend="nccl" if group.gpus else "gloo", timeout_s=TIMEOUT),
             scaling_config=ScalingConfig(
-                num_workers=count, use_gpu=group.gpus > 0, resources_per_worker=resources
+                num_workers=count,
+                use_gpu=group.gpus > 0,
+                resources_per_worker=group.each,
+                accelerator_type=group.accelerator,
             ),
             run_config=RunConfig(
                 storage_path=folder,
                 failure_config=FailureConfig(max_failures=group.max_failures),
                 callbacks=[_teller(payload["mailbox"])],
+                worker_runtime_env={"env_vars": dict(group.env)} if group.env else None,
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         ).fit()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,6 +25,7 @@ from jobs.train import train_job
 from jobs.train_log import read_log
 from jobs.train_spec import TrainSpec
 from pipeline.storage import Store
+from pipeline.trainer import Group, post, run_group
 
 # They start processes that import torch and Ray, which takes minutes on a busy machine.
 pytestmark = [
@@ -206,3 +208,16 @@ def test_a_killed_job_started_again_joins_its_curve(scenes: Path, s3_bucket: str
     ours = tmp_path / "last.safetensors"
     ours.write_bytes(store.get("last.safetensors"))
     assert weights.read_notes(ours)["step"] == "16"
+
+
+def test_workers_of_a_cluster_that_stands_get_the_environment_and_memory_of_the_job() -> None:
+    said: list[str] = []
+
+    def work(payload: dict[str, Any]) -> None:
+        import ray
+
+        held = ray.get_runtime_context().get_assigned_resources()
+        post(payload["mailbox"], f"{os.environ.get('CONDINST_TOLD')} {held.get('memory')};")
+
+    run_group(work, {}, Group(2, memory=50 * 2**20, env={"CONDINST_TOLD": "yes"}), said.append)
+    assert "".join(said).split(";")[:2] == [f"yes {float(50 * 2**20)}"] * 2

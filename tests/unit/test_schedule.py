@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -228,7 +229,7 @@ def test_overlap(tmp_path: Path, overlap: str, states: list[str]) -> None:
     job = entry("0 * * * *", "UTC", overlap=overlap)
     state = served(tmp_path, runner, [job], span, MINUTE)
     scheduler = Scheduler(state, runner)
-    scheduler.serve([entry("0 * * * *", "UTC", overlap=overlap, suspend=True)], runner.now)
+    scheduler.serve([entry("0 0 29 2 *", "UTC", overlap=overlap)], runner.now)  # no more come
     for _ in range(400):
         scheduler.tick(runner.now)
         runner.now += MINUTE
@@ -274,6 +275,34 @@ def test_suspended_and_changed_schedules_have_missed_nothing(tmp_path: Path) -> 
         scheduler.tick(now)
         assert state.runs("nightly") == []
     assert scheduler.next_fire(now) == datetime(2026, 3, 17, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("waits", ["due", "queued", "again"])
+def test_nothing_of_a_suspended_schedule_is_begun(tmp_path: Path, waits: str) -> None:
+    runner, state = FakeRunner(timedelta(minutes=90)), ScheduleState(tmp_path / "s")
+    scheduler = Scheduler(state, runner)
+    hourly = entry("0 * * * *", "UTC", overlap="queue", retries=1)
+    scheduler.serve([hourly], SPRING[0])
+    runner.codes = {SPRING[0] + timedelta(hours=1): [4, 0] if waits == "again" else [0]}
+    runner.unreachable = waits == "due"
+    hours = 2 if waits == "queued" else 1
+    for hour in range(1, hours + 1):
+        runner.now = SPRING[0] + timedelta(hours=hour)
+        scheduler.tick(runner.now)
+    runner.unreachable = False
+    begun = dict(runner.begun)
+    scheduler.serve([replace(hourly, suspend=True)], runner.now)
+    for _ in range(50):
+        runner.now += timedelta(minutes=10)
+        scheduler.tick(runner.now)
+    assert runner.begun == begun, "neither what was due, nor what was queued, nor another attempt"
+    last = state.runs("nightly")[-1]
+    assert last.state == ("queued" if waits == "queued" else "due")
+    scheduler.serve([hourly], runner.now)
+    scheduler.tick(runner.now)
+    assert len(runner.begun) == len(begun) + 1, "begun once it is not suspended any more"
+    assert state.runs("nightly")[-1].fire == last.fire
+    assert state.runs("nightly")[-1].state == "running"
 
 
 def test_a_foreign_state_file_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from jobs.errors import JobError, Refused, SpecError
 from jobs.exam import given_exam, held_exam
 from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
-from jobs.train import train_job
+from jobs.train import _group, train_job
 from jobs.train_log import read_log
 from jobs.train_spec import DataSection, SourceSection, TrainSpec
 from pipeline.checkpoints import CheckpointError, Checkpoints
@@ -286,3 +286,15 @@ def test_float16_is_refused_where_no_gpu_is_asked_for(tmp_path: Path) -> None:
 def test_groups_that_do_not_divide_are_told(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"head\.groups=5 must divide"):
         run(spec_of(scenes, tmp_path / "out", SMALL.replace("groups: 4", "groups: 5")))
+
+
+def test_workers_are_asked_for_as_the_spec_says(scenes: Path, tmp_path: Path) -> None:
+    more = (
+        "device: cuda\nworkers: {count: 2, cpus: 3, gpus: 1}\nenv: {AWS_REGION: eu-north-1}\n"
+        "resources: {gpus: 1, memory: 2Gi, accelerator: L4}\n"
+    )
+    spec = spec_of(scenes, tmp_path / "out", more=more)
+    assert spec.workers is not None
+    group = _group(spec, spec.workers)
+    assert (group.count, group.cpus, group.memory, group.accelerator) == (2, 3, 2 * 2**30, "L4")
+    assert group.env == {"AWS_REGION": "eu-north-1"}

@@ -1,12 +1,14 @@
-"""What is told of workers that died: the one at fault, and what became of it."""
+"""What workers are started with; what is told of those that died: the one at fault, and what became of it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
 
 from pipeline.samples import SampleError
-from pipeline.trainer import WorkersFailed, _cause, culprit, last_words
+from pipeline.trainer import Group, WorkersFailed, _cause, _fit, culprit, last_words
 
 
 class Unhealthy(Exception):
@@ -62,3 +64,27 @@ def test_what_a_person_can_put_right_is_raised_as_it_is() -> None:
     assert isinstance(told, WorkersFailed)
     assert "killed by SIGKILL" in str(told)
     assert isinstance(_cause(RuntimeError("the controller")), WorkersFailed)
+
+
+class Trainer:
+    """Stands for Ray Train: keeps what it was made of."""
+
+    given: dict[str, Any]
+
+    def __init__(self, work: object, **given: Any) -> None:
+        Trainer.given = given
+
+    def fit(self) -> None:
+        pass
+
+
+def test_workers_get_their_environment_memory_and_kind_of_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.train.v2.torch.torch_trainer.TorchTrainer", Trainer)
+    failed: list[BaseException] = []
+    group = Group(2, cpus=3, gpus=1, memory=2**30, accelerator="L4", env={"AWS_REGION": "eu-north-1"})
+    _fit(lambda _: None, {"mailbox": None}, group, failed)
+    assert not failed
+    scaling, run = Trainer.given["scaling_config"], Trainer.given["run_config"]
+    wanted = {"CPU": 3, "GPU": 1, "memory": 2**30, "accelerator_type:L4": 0.001}
+    assert scaling._resources_per_worker_not_none == wanted
+    assert run.worker_runtime_env == {"env_vars": {"AWS_REGION": "eu-north-1"}}
