@@ -140,6 +140,10 @@ class Store:
         for info in self._backend.list(self._prefix + prefix):
             yield ObjectInfo(info.key[skip:], info.size, info.etag) if skip else info
 
+    def records(self, folder: str) -> Iterator[ObjectInfo]:
+        """Yield the JSON records below `folder/`, as `list` does: no folder's marker, no file of others'."""
+        return (info for info in self.list(folder) if info.key.endswith(".json"))
+
     def copy(self, source: str, target: str) -> None:
         """Copy an object to another key of this store, replacing what is there in one step."""
         self._backend.copy(self._full(source), self._full(target))
