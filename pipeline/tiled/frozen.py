@@ -34,6 +34,8 @@ class FrozenRaster:
     crs: str | None = None
     transform: Transform | None = None
     """From pixels of the view to the CRS."""
+    etag: str | None = None
+    """What it was looked at as, where the listing did not say: all windows are read of this version."""
     first: int = 0
     """Its first window's place among those of all rasters."""
     windows: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pipeline import jpeg
 from pipeline.children import ChildError, DeadlyImage
@@ -74,12 +75,12 @@ class Inspector:
 
     def _inspect(self, ref: ImageRef) -> FrozenRaster:
         store, key = self._inputs.find(ref)
-        data = Ranged(store, key, self._inputs.size(ref), Pages(32 << 20))
+        info = self._inputs.head(ref)
+        data = Ranged(store, key, info.size, Pages(32 << 20), etag=info.etag)
         if not len(data):
             raise InputRejected(Status.CORRUPT, "the file is empty")
-        if sniff(data[:256]) == "TIFF":
-            return self._look(data, self._tiling)
-        return self._photograph(data)
+        found = self._look(data, self._tiling) if sniff(data[:256]) == "TIFF" else self._photograph(data)
+        return found if ref.etag is not None else replace(found, etag=info.etag)
 
     def _photograph(self, data: Ranged) -> FrozenRaster:
         if self._tiling.resolution is not None:

@@ -1,0 +1,73 @@
+"""Windows read as they were planned, or not at all: of files that others put another in the place of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pipeline.decode import DecodeLimits, decode
+from pipeline.manifest import InputSource, read_shard
+from pipeline.records import ImageRef, InputRejected, Status
+from pipeline.storage import Store
+from pipeline.tiled.children import RasterChildren
+from pipeline.tiled.pixels import WindowPixels
+from pipeline.tiled.planning import freeze_tiled, open_windows
+from pipeline.tiled.reading import Elsewhere, WindowReader
+from pipeline.tiled.settings import Tiling
+from tests.rasters import terrain, write_raster
+
+LIMITS = DecodeLimits()
+TILING = Tiling(size=256, overlap=0)
+
+
+@pytest.fixture(params=["here", "in a child"])
+def elsewhere(request: pytest.FixtureRequest) -> Iterator[Elsewhere | None]:
+    if request.param == "here":
+        yield None
+        return
+    with closing(RasterChildren(LIMITS)) as children:
+        yield children.window
+
+
+def windows_of(source: InputSource, output: Path) -> list[ImageRef]:
+    """The windows of a job's first shard."""
+    store = Store.open(str(output))
+    plan = freeze_tiled((source,), store, 100, 0, TILING)
+    assert plan.windows is not None
+    return read_shard(open_windows(store), plan.windows, 0)
+
+
+def read(reader: WindowReader, ref: ImageRef, elsewhere: Elsewhere | None = None) -> WindowPixels:
+    return reader.read(ref, LIMITS, lambda data: decode(data, LIMITS), elsewhere)
+
+
+def replaced(path: Path, dtype: str = "uint8") -> None:
+    """Another raster of the same layout under the same name."""
+    write_raster(path.with_suffix(".new"), terrain(3, 512, 512, dtype, seed=9)).replace(path)
+
+
+def listed(folder: Path, how: str) -> InputSource:
+    """The folder as an input, or as a list that tells no etags."""
+    if how == "folder":
+        return InputSource(str(folder), include=("*.tif",))
+    (folder / "list.csv").write_text("uri\na.tif\n")
+    return InputSource(str(folder / "list.csv"), manifest=True)
+
+
+@pytest.mark.parametrize("how", ["folder", "list"])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_raster_replaced_before_or_between_windows_is_missing(
+    tmp_path: Path, elsewhere: Elsewhere | None, before: int, how: str
+) -> None:
+    path = write_raster(tmp_path / "a.tif", terrain(3, 512, 512))
+    refs = windows_of(listed(tmp_path, how), tmp_path / "out")
+    with closing(WindowReader((listed(tmp_path, how),))) as reader:
+        for ref in refs[:before]:
+            assert read(reader, ref, elsewhere).valid is None
+        replaced(path)
+        with pytest.raises(InputRejected, match="changed since the plan") as caught:
+            read(reader, refs[-1], elsewhere)
+    assert caught.value.status is Status.MISSING
