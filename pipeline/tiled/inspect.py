@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from pipeline import jpeg
 from pipeline.children import ChildError, DeadlyImage
+from pipeline.exif import TURNED, stored_orientation
 from pipeline.geo.bands import choose_colours
 from pipeline.geo.ranges import Pages, Ranged
 from pipeline.geo.reader import Raster
@@ -97,6 +98,8 @@ class Inspector:
         width, height = header.width, header.height
         if header.format == "JPEG":
             height, width = jpeg.upright_size(jpeg.read_header(start))
+        elif stored_orientation(header.format, data) >= TURNED:
+            width, height = height, width
         if width < 1 or height < 1:
             raise InputRejected(Status.CORRUPT, f"{header.format}: {width}x{height} pixels")
         return FrozenRaster(width=width, height=height)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.decode import DecodeLimits, decode
+from pipeline.exif import stored_orientation
 from pipeline.manifest import InputSource, read_shard
 from pipeline.records import ImageRef, InputRejected, Status
 from pipeline.storage import Store
@@ -71,3 +76,38 @@ def test_a_raster_replaced_before_or_between_windows_is_missing(
         with pytest.raises(InputRejected, match="changed since the plan") as caught:
             read(reader, refs[-1], elsewhere)
     assert caught.value.status is Status.MISSING
+
+
+def png_with_exif_behind_its_pixels(data: bytes) -> bytes:
+    """The same PNG with its `eXIf` chunk moved behind the pixels, where other writers put it."""
+    at = data.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+    return data[:at] + data[end:-12] + data[at:end] + data[-12:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "PNG behind", "WebP"])
+def test_a_photograph_is_cut_upright_whatever_its_format(tmp_path: Path, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    out = io.BytesIO()
+    # Noise, so that the pixels take more than what is read of the header.
+    Image.fromarray(terrain(3, 200, 300).transpose(1, 2, 0)).save(out, kind.split()[0], exif=exif.tobytes())
+    data = out.getvalue()
+    (tmp_path / "a.img").write_bytes(png_with_exif_behind_its_pixels(data) if "behind" in kind else data)
+    source = InputSource(str(tmp_path), include=("*.img",))
+    refs = windows_of(source, tmp_path / "out")
+    with closing(WindowReader((source,))) as reader:
+        parts = [read(reader, ref) for ref in refs]
+    upright = decode(data, LIMITS)
+    places = [(ref.window.x, ref.window.y) for ref in refs if ref.window is not None]
+    for (x, y), part in zip(places, parts, strict=True):
+        expected = upright[y : y + 256, x : x + 256]
+        assert (part.rgb[: expected.shape[0], : expected.shape[1]] == expected).all()
+
+
+@given(st.sampled_from(["PNG", "WebP"]), st.binary(max_size=200), st.binary(max_size=60))
+def test_an_orientation_is_found_or_not_whatever_the_bytes(name: str, data: bytes, rest: bytes) -> None:
+    start = {"PNG": b"\x89PNG\r\n\x1a\n", "WebP": b"RIFF1234WEBPVP8X\n\0\0\0\x08"}[name]
+    for block in (data, start + data, start + data + b"eXIf" + rest, start + data + b"EXIF" + rest):
+        assert 1 <= stored_orientation(name, block) <= 8
