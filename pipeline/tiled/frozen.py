@@ -29,6 +29,8 @@ class FrozenRaster:
     level_height: int = 0
     bands: tuple[int, ...] = ()
     """Empty for a photograph, which is decoded as a whole."""
+    samples: str | None = None
+    """What its samples are, in words; None in plans of versions that did not keep it."""
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     crs: str | None = None

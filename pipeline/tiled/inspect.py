@@ -39,6 +39,7 @@ def look_at(raster: Raster, tiling: Tiling) -> FrozenRaster:
         level_width=view.level_width,
         level_height=view.level_height,
         bands=colours.bands,
+        samples=raster.header.samples(colours.bands[0]),
         low=None if stretch is None else stretch.low,
         high=None if stretch is None else stretch.high,
         crs=None if georef is None else georef.crs,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,14 +17,15 @@ from PIL import Image
 from pipeline.decode import DecodeLimits, decode
 from pipeline.exif import stored_orientation
 from pipeline.manifest import InputSource, read_shard
-from pipeline.records import ImageRef, InputRejected, Status
+from pipeline.records import ImageRef, InputRejected, Status, Window
 from pipeline.storage import Store
 from pipeline.tiled.children import RasterChildren
-from pipeline.tiled.pixels import WindowPixels
+from pipeline.tiled.inspect import look_at
+from pipeline.tiled.pixels import WindowPixels, window_pixels
 from pipeline.tiled.planning import freeze_tiled, open_windows
 from pipeline.tiled.reading import Elsewhere, WindowReader
 from pipeline.tiled.settings import Tiling
-from tests.rasters import terrain, write_raster
+from tests.rasters import opened, terrain, write_raster
 
 LIMITS = DecodeLimits()
 TILING = Tiling(size=256, overlap=0)
@@ -60,6 +63,29 @@ def listed(folder: Path, how: str) -> InputSource:
         return InputSource(str(folder), include=("*.tif",))
     (folder / "list.csv").write_text("uri\na.tif\n")
     return InputSource(str(folder / "list.csv"), manifest=True)
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ({"nbits": 4}, "uint8 of 4 bits, were uint8"),
+        ({"photometric": "miniswhite"}, "uint8 where 0 is white, were uint8"),
+        ({"photometric": "palette"}, "uint8 with a palette, were uint8"),
+    ],
+)
+def test_samples_that_mean_something_else_are_not_read_as_planned(
+    tmp_path: Path, profile: dict[str, Any], said: str
+) -> None:
+    path = write_raster(tmp_path / "a.tif", terrain(1, 64, 64) % 16)
+    raster = opened(path)
+    planned = look_at(raster, TILING)
+    write_raster(tmp_path / "b.tif", terrain(1, 64, 64) % 16, **profile)
+    assert window_pixels(raster, planned, Window(0, 0, 64, 64)).valid is None
+    with pytest.raises(InputRejected, match=f"its samples are {said}") as caught:
+        window_pixels(opened(tmp_path / "b.tif"), planned, Window(0, 0, 64, 64))
+    assert caught.value.status is Status.MISSING
+    older = replace(planned, samples=None)
+    assert window_pixels(opened(tmp_path / "b.tif"), older, Window(0, 0, 64, 64)).valid is None
 
 
 @pytest.mark.parametrize("how", ["folder", "list"])
