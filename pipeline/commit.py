@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -11,6 +12,9 @@ from pipeline.objects import Data
 from pipeline.schemas import TABLES
 
 RECORD_VERSION = 1
+SHARD = r"(?P<shard>\d{4,}-\d{6,})"
+"""Pattern of a shard's id."""
+_ATTEMPT = re.compile(rf"_attempts/{SHARD}/(?P<attempt>\d{{13}}-[0-9a-f]+)/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -128,3 +132,9 @@ def attempt_key(shard: str, attempt: str, table: str) -> str:
 def started_key(shard: str, attempt: str) -> str:
     """Key of the note that an attempt began; an attempt that has one and never ends died at work."""
     return f"{attempt_prefix(shard, attempt)}started"
+
+
+def parse_attempt_key(key: str) -> tuple[str, str] | None:
+    """(shard, attempt) of the key of an attempt's file; None for anything else found under `_attempts/`."""
+    found = _ATTEMPT.fullmatch(key)
+    return (found["shard"], found["attempt"]) if found else None

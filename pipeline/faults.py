@@ -21,7 +21,7 @@ from obstore.exceptions import BaseError
 
 from pipeline.credentials import NOT_RENEWED
 from pipeline.keys import printable
-from pipeline.objects import Denied, NotFound, StoreError, Unavailable
+from pipeline.objects import Changed, Denied, NotFound, StoreError, Unavailable
 
 # obstore's text ends with a dump of the error over many lines. Names of objects stand in it quoted on one
 # line, so that none can pass for a line of its own; the sentence before the dump could be forged.
@@ -142,6 +142,8 @@ def answered(status: int, code: str, message: str, uri: str, endpoint: str) -> S
         )
     if status == 409:
         return Conflict(f"{uri}: another writer is at it ({said})")
+    if status == 416:
+        return Changed(f"{uri} ends before the bytes that were asked for: it was changed meanwhile")
     if status == 412:
         return AlreadyThere(f"{uri} exists already")
     return StoreError(f"{uri}: {endpoint} answers {said}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pipeline.keys import locate
-from pipeline.objects import Denied, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
+from pipeline.objects import Changed, Denied, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
 from pipeline.records import ImageRef, InputRejected, Status
 from pipeline.sources import InputSource
 from pipeline.storage import Store
@@ -24,7 +24,7 @@ def rejecting() -> Iterator[None]:
         yield
     except Unavailable:
         raise
-    except (NotFound, Denied) as error:
+    except (NotFound, Denied, Changed) as error:
         raise InputRejected(Status.MISSING, str(error)) from None
     except StoreError as error:
         raise InputRejected(Status.FAILED, str(error)) from None
@@ -60,15 +60,15 @@ class Inputs:
             data, info = store.get_with_info(key, check)
         return data, info.etag
 
-    def size(self, ref: ImageRef) -> int:
-        """Bytes of an input's file now.
+    def head(self, ref: ImageRef) -> ObjectInfo:
+        """What an input's file is now.
 
         Raises InputRejected, `missing`, when it is no longer the file that was planned, StoreError.
         """
         store, key = self.find(ref)
         info = store.head(key)
         _check_etag(ref, info)
-        return info.size
+        return info
 
     def as_they_are(self, refs: Sequence[ImageRef]) -> list[ImageRef]:
         """The same inputs with the etags that their files have now, each file asked for once.

@@ -13,6 +13,7 @@ import simplejpeg
 from PIL import JpegImagePlugin
 
 from pipeline import tifftags
+from pipeline.exif import TURNED
 from pipeline.pixels import Rgb, from_pillow
 from pipeline.records import InputRejected, Status
 
@@ -21,8 +22,6 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _PROCESSES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 _BARE = frozenset((0x00, 0x01, _SOI, *range(0xD0, 0xD8)))
 _MAX_SCANS = 200
-_TURNED = 5
-"""EXIF orientations from here on swap width and height."""
 _REDUCTIONS = (8, 4, 2)
 Size = tuple[int, int]
 
@@ -71,7 +70,7 @@ def read_header(data: bytes) -> JpegHeader:
 def upright_size(header: JpegHeader) -> Size:
     """(height, width) of the picture as it is to be looked at."""
     size = (header.height, header.width)
-    return size if header.orientation < _TURNED else (header.width, header.height)
+    return size if header.orientation < TURNED else (header.width, header.height)
 
 
 def reduced(header: JpegHeader, least: Size) -> int:

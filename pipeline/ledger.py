@@ -28,6 +28,7 @@ from pipeline.commit import (
     TableFile,
     attempt_key,
     commit_key,
+    parse_attempt_key,
     parse_commit_key,
     public_key,
     started_key,
@@ -232,12 +233,13 @@ class Ledger:
         """Publish the committed shards whose publisher died on the way or that did not settle; returns them.
 
         An attempt's files go only when both public files are right, so what still lies under `_attempts/`
-        names every shard that may need it.
+        names every shard that may need it. What others put there is left alone.
         """
         left: dict[str, set[str]] = {}
         for info in self.store.list("_attempts/"):
-            _, shard, attempt, *_ = info.key.split("/")
-            left.setdefault(shard, set()).add(attempt)
+            if (parsed := parse_attempt_key(info.key)) is not None:
+                shard, attempt = parsed
+                left.setdefault(shard, set()).add(attempt)
         done = self.revisions() if left else {}
         rulings = self.records({shard: done[shard] for shard in left if shard in done})
         unpublished = [commit for commit in rulings if commit.attempt in left[commit.shard]]

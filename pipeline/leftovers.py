@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
-from pipeline.commit import Commit, public_key
+from pipeline.commit import SHARD, Commit, parse_attempt_key, public_key
 from pipeline.folding import Folded
 from pipeline.ledger import Ledger, settled
 from pipeline.local import TEMPORARY
@@ -24,9 +24,7 @@ from pipeline.storage import NotFound, ObjectInfo, Store
 DAY = 86_400.0
 SEEN_KEY = "_vacuum/seen.json"
 K = TypeVar("K", bound=Hashable)
-_SHARD = r"(?P<shard>\d{4,}-\d{6,})"
-_ATTEMPT = re.compile(rf"_attempts/{_SHARD}/(?P<attempt>\d{{13}}-[0-9a-f]+)/\w[\w.-]*")
-_PUBLIC = re.compile(rf"(?:{'|'.join(TABLES)})/{_SHARD}\.parquet")
+_PUBLIC = re.compile(rf"(?:{'|'.join(TABLES)})/{SHARD}\.parquet")
 _PLAN = re.compile(r"(?P<folder>_plans/[0-9a-f]+)/(?:manifest-\d+\.parquet|areas\.json)")
 _PROBE = re.compile(r"_probe/[0-9a-f]+")
 _FLAG = re.compile(rf"{STOPS}[0-9a-f]+")
@@ -96,7 +94,7 @@ class _Search:
         """Look at everything: at what could be referred to before the records that refer to it."""
         store = self._store
         busy = self._signs()
-        attempts = _grouped(store.list("_attempts/"), _attempt_of)
+        attempts = _grouped(store.list("_attempts/"), parse_attempt_key)
         public = _grouped((info for table in TABLES for info in store.list(f"{table}/")), _public_of)
         plans = _grouped(store.list("_plans/"), _plan_of)
         self._folded()
@@ -213,11 +211,6 @@ def _grouped(objects: Iterable[ObjectInfo], group: Callable[[str], K | None]) ->
         if (name := group(info.key)) is not None:
             groups.setdefault(name, []).append(info)
     return groups
-
-
-def _attempt_of(key: str) -> tuple[str, str] | None:
-    found = _ATTEMPT.fullmatch(key)
-    return (found["shard"], found["attempt"]) if found else None
 
 
 def _public_of(key: str) -> str | None:

@@ -43,11 +43,14 @@ class LocalBackend:
         except OSError as error:
             raise self._explain(error, key) from None
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read at most `length` bytes from `start` on."""
+    def get_range(self, key: str, start: int, length: int, check: Check | None) -> bytes:
+        """Read at most `length` bytes from `start` on; `check` sees the file as it is after that."""
         try:
             with self._open(key) as file:
-                return os.pread(file.fileno(), length, start)
+                data = os.pread(file.fileno(), length, start)
+                if check is not None:
+                    check(_info(key, os.fstat(file.fileno())))
+                return data
         except OSError as error:
             raise self._explain(error, key) from None
 

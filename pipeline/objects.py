@@ -39,7 +39,7 @@ class ObjectInfo:
 
 
 Check = Callable[[ObjectInfo], None]
-"""Looks at an object before its bytes are read, and raises to leave them unread."""
+"""Looks at an object when its bytes are read, and raises to have none of them."""
 
 
 class StoreError(Exception):
@@ -48,6 +48,10 @@ class StoreError(Exception):
 
 class NotFound(StoreError):
     """No such object, or no such bucket."""
+
+
+class Changed(StoreError):
+    """The object is not the one any more that was meant: others put another in its place."""
 
 
 class Denied(StoreError):

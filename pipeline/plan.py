@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from pipeline.records import ImageRef
 from pipeline.storage import Store
 
 PLANS = "plans/"
+PLAN_KEY = re.compile(rf"{PLANS}(\d{{4,}})\.json")
 
 
 class PlanError(Exception):
@@ -124,9 +126,12 @@ def load_plan(output: Store, generation: int) -> Plan:
 
 
 def load_plans(output: Store, first: int = 0) -> list[Plan]:
-    """Read the plans of an output from a generation on, in order; none where no job was planned yet."""
+    """Read the plans of an output from a generation on, in order; none where no job was planned yet.
+
+    Files of other names are left alone. Raises PlanError as `load_plan`, and for a plan that is gone.
+    """
     plans: list[Plan] = []
-    found = sum(info.key.endswith(".json") for info in output.list(PLANS))
+    found = sum(PLAN_KEY.fullmatch(info.key) is not None for info in output.list(PLANS))
     for generation in range(first, found):
         try:
             plans.append(load_plan(output, generation))

@@ -106,7 +106,7 @@ def read_culprits(store: Store, shard: str) -> dict[str, str]:
 
     Raises LedgerError for a record that nobody could have written.
     """
-    records = (_read_culprit(store, info.key) for info in store.list(f"_poison/{shard}/"))
+    records = (_read_culprit(store, info.key) for info in store.records(f"_poison/{shard}/"))
     return dict(record for record in records if record is not None)
 
 

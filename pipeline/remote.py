@@ -65,11 +65,16 @@ class RemoteBackend:
 
         return self._call(key, read)
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read at most `length` bytes from `start` on."""
-        return self._call(
-            key, lambda: obstore.get_range(self._once, key, start=start, length=length).to_bytes()
-        )
+    def get_range(self, key: str, start: int, length: int, check: Check | None) -> bytes:
+        """Read at most `length` bytes from `start` on; `check` sees the head of the answer that has them."""
+
+        def read() -> bytes:
+            result = obstore.get(self._once, key, options={"range": (start, start + length)})
+            if check is not None:
+                check(_info(result.meta, key))
+            return result.bytes().to_bytes()
+
+        return self._call(key, read)
 
     def head(self, key: str) -> ObjectInfo:
         """Describe an object without reading it."""

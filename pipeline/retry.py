@@ -146,7 +146,7 @@ def request(store: Store, statuses: Iterable[str], revisions: Mapping[str, int])
     is to be done.
     """
     wanted = frozenset(statuses)
-    for info in store.list(NOTES):
+    for info in store.records(NOTES):
         before = _note(store, info.key)
         if before is not None and before.statuses == wanted:
             done = {s for s, revision in revisions.items() if revision > before.revisions.get(s, revision)}
@@ -159,13 +159,13 @@ def request(store: Store, statuses: Iterable[str], revisions: Mapping[str, int])
 
 def unfinished(store: Store) -> list[Retry]:
     """Retries that are under way, or were when they were cut off."""
-    notes = (_note(store, info.key) for info in store.list(NOTES))
+    notes = (_note(store, info.key) for info in store.records(NOTES))
     return [note for note in notes if note is not None]
 
 
 def count_culprits(store: Store) -> Counter[str]:
     """Images that are known to kill their worker, by shard."""
-    return Counter(info.key.split("/")[1] for info in store.list(POISON))
+    return Counter(info.key.split("/")[1] for info in store.records(POISON))
 
 
 def forget_culprits(store: Store, shards: Container[str]) -> None:

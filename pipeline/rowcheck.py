@@ -213,13 +213,17 @@ def mask_problem(counts: bytes, height: int, width: int, area: int) -> str | Non
 
 
 def geometry_problem(wkb: bytes) -> str | None:
-    """Say what is wrong with a geometry; None when it is an area."""
+    """Say what is wrong with a geometry; None when it is a valid polygon, or several, with an area."""
     import shapely
 
     try:
         shape = shapely.from_wkb(wkb)
     except shapely.errors.GEOSException as error:
         return f"its geometry is no WKB: {error}"
+    if shape.geom_type not in ("Polygon", "MultiPolygon"):
+        return f"its geometry is no polygon but a {shape.geom_type}"
+    if not shape.is_valid:
+        return f"its geometry is not valid: {shapely.is_valid_reason(shape)}"
     return None if shape.area > 0 else "its geometry has no area"
 
 

@@ -56,7 +56,7 @@ def read_signs(store: Store) -> list[WorkerSign]:
     Raises StoreError when the store cannot be reached.
     """
     signs = []
-    for info in store.list("_progress/"):
+    for info in store.records("_progress/"):
         try:
             signs.append(_parsed(json.loads(store.get(info.key))))
         except (NotFound, ValueError, KeyError, TypeError, AttributeError):

@@ -29,7 +29,7 @@ class Backend(Protocol):
     """What a kind of storage can do; keys are full names in the bucket, or paths below a folder."""
 
     def get(self, key: str, check: Check | None) -> tuple[bytes, ObjectInfo]: ...
-    def get_range(self, key: str, start: int, length: int) -> bytes: ...
+    def get_range(self, key: str, start: int, length: int, check: Check | None) -> bytes: ...
     def head(self, key: str) -> ObjectInfo: ...
     def put(self, key: str, data: Data) -> None: ...
     def put_chunks(self, key: str, chunks: Iterator[bytes]) -> None: ...
@@ -97,9 +97,13 @@ class Store:
         data, info = self._backend.get(self._full(key), check)
         return data, ObjectInfo(key, info.size, info.etag)
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read `length` bytes from `start` on; fewer where the object ends before."""
-        return self._backend.get_range(self._full(key), start, length)
+    def get_range(self, key: str, start: int, length: int, check: Check | None = None) -> bytes:
+        """Read `length` bytes from `start` on; fewer where the object ends before.
+
+        `check` is called with what the object was that the bytes are of; what it raises comes through. Raises
+        Changed, or StoreError, for a `start` beyond the end.
+        """
+        return self._backend.get_range(self._full(key), start, length, check)
 
     def head(self, key: str) -> ObjectInfo:
         """Describe an object without reading it."""
@@ -139,6 +143,10 @@ class Store:
         skip = len(self._prefix)
         for info in self._backend.list(self._prefix + prefix):
             yield ObjectInfo(info.key[skip:], info.size, info.etag) if skip else info
+
+    def records(self, folder: str) -> Iterator[ObjectInfo]:
+        """Yield the JSON records below `folder/`, as `list` does: no folder's marker, no file of others'."""
+        return (info for info in self.list(folder) if info.key.endswith(".json"))
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object to another key of this store, replacing what is there in one step."""

@@ -25,7 +25,7 @@ from pipeline.folding import Folded, FoldedFile
 from pipeline.ledger import JOB_KEY, Ledger, LedgerError
 from pipeline.leftovers import Leftovers, find
 from pipeline.manifest import Plan, PlanError, PlanFile, load_plan
-from pipeline.plan import PLANS, plan_key
+from pipeline.plan import PLAN_KEY, PLANS, plan_key
 from pipeline.shardcheck import NotTheFile, fetch
 from pipeline.shardlook import ShardExaminer, ShardLook, redo
 from pipeline.storage import NotFound, ObjectInfo, Store
@@ -34,7 +34,6 @@ CHECKERS = 4
 """Shards looked at at a time, both files of each."""
 ShardHeard = Callable[[int, int], None]
 """Hears how many of how many shards were looked at."""
-_PLAN_KEY = re.compile(rf"{PLANS}(\d{{4,}})\.json")
 _SHARD = re.compile(r"(\d{4}|[1-9]\d{4,})-(\d{6}|[1-9]\d{6,})")
 _RESTORE = "restore it from a copy, or name another output and run the job anew"
 
@@ -198,7 +197,7 @@ class _Verification:
         """Generations that have a plan's record; says where one between them is gone."""
         found = []
         for info in self._store.list(PLANS):
-            if named := _PLAN_KEY.fullmatch(info.key):
+            if named := PLAN_KEY.fullmatch(info.key):
                 found.append(int(named[1]))
             elif info.key.endswith(".json"):
                 self._note(Fault.PLAN, info.key, "no plan has such a name", "move it elsewhere")

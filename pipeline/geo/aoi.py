@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,16 @@ MAX_BYTES = 64 << 20
 _EDGE = 128
 """An edge is divided so finely, in parts of the area's extent, before it is projected: it bends."""
 _BATCH = 65536
+_NO_AREA = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    shapely.errors.ShapelyError,
+)
+"""What a file of any bytes may raise on its way to polygons."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +48,28 @@ class Area:
     def on_raster(self, georef: Georef, width: int, height: int) -> RasterArea | None:
         """The area in the pixels of a raster, or None where they do not meet.
 
-        Raises ValueError where there is no way from the area's CRS to the raster's.
+        Raises ValueError where there is no way from the area's CRS to the raster's, or none for this area.
         """
+        try:
+            shape = self._in_pixels(georef)
+            shape = shapely.intersection(shapely.make_valid(shape), shapely.box(0, 0, width, height))
+        except shapely.errors.ShapelyError as error:
+            raise ValueError(
+                f"the area of interest cannot be brought onto the raster ({str(error)[:200]})"
+            ) from None
+        return RasterArea(shape, width, height) if shape.area > 0 else None
+
+    def _in_pixels(self, georef: Georef) -> Any:
+        """The shape in a raster's pixels, wherever that lies; perhaps not valid any more."""
         shape = self.shape
         if crs_name(self.crs) != georef.crs:
             west, south, east, north = shape.bounds
             shape = shapely.segmentize(shape, max(east - west, north - south) / _EDGE)
             change = transformer(self.crs, georef.crs)
             shape = shapely.transform(shape, lambda points: np.column_stack(change.transform(*points.T)))
-        if not np.isfinite(shapely.get_coordinates(shape)).all():
+        if not _finite(shape):
             raise ValueError(f"the area of interest reaches beyond where {georef.crs[:80]} can be used")
-        shape = shapely.transform(shape, lambda points: np.column_stack(georef.pixel(*points.T)))
-        shape = shapely.intersection(shapely.make_valid(shape), shapely.box(0, 0, width, height))
-        return RasterArea(shape, width, height) if shape.area > 0 else None
+        return shapely.transform(shape, lambda points: np.column_stack(georef.pixel(*points.T)))
 
 
 @dataclass(frozen=True)
@@ -113,15 +132,24 @@ def read_area(data: bytes, name: str) -> Area:
         crs = crs_name(crs)
         if CRS.from_user_input(crs).geodetic_crs is None:
             raise ValueError("its CRS says nothing of where on Earth it lies")
-    except (ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
+        shape = _united(shapes)
+    except _NO_AREA as error:
         raise ValueError(f"{name} is no area of interest: {str(error)[:300]}; give GeoJSON or GPKG") from None
-    polygons = [shapely.make_valid(shape) for shape in shapes if shapely.get_dimensions(shape) == 2]
-    shape = shapely.union_all(polygons)
     if not shape.area > 0:
         raise ValueError(f"{name} holds no polygon; an area of interest needs one")
-    if not np.isfinite(shape.bounds).all():
-        raise ValueError(f"{name} holds coordinates that are no finite numbers")
     return Area(shape, crs)
+
+
+def _united(shapes: Iterable[Any]) -> Any:
+    """The polygons among shapes, as one. Raises ValueError for one without end, ShapelyError."""
+    polygons = [shapely.force_2d(shape) for shape in shapes if shapely.get_dimensions(shape) == 2]
+    if not all(map(_finite, polygons)):
+        raise ValueError("it holds coordinates that are no finite numbers")
+    return shapely.union_all([shapely.make_valid(polygon) for polygon in polygons])
+
+
+def _finite(shape: Any) -> bool:
+    return bool(np.isfinite(shapely.get_coordinates(shape)).all())
 
 
 def _read_geojson(data: bytes) -> tuple[list[Any], str]:

@@ -13,6 +13,8 @@ from typing import Any
 import shapely
 
 SIGNATURE = b"SQLite format 3\0"
+_HEADER = 8
+"""Bytes before a geometry's bounding box."""
 _ENVELOPES = (0, 32, 48, 48, 64)
 """Bytes of a geometry's bounding box, by its kind."""
 _UNDEFINED = (-1, 0)
@@ -56,6 +58,6 @@ def _shapes(database: sqlite3.Connection, table: str, column: str) -> Iterator[A
     for (blob,) in database.execute(f'SELECT "{field}" FROM "{name}"'):  # noqa: S608  # quoted above
         if blob is None:
             continue
-        if blob[:2] != b"GP" or blob[3] >> 1 & 7 >= len(_ENVELOPES):
+        if blob[:2] != b"GP" or len(blob) < _HEADER or blob[3] >> 1 & 7 >= len(_ENVELOPES):
             raise ValueError("a geometry is not in the GeoPackage's form")
-        yield shapely.from_wkb(bytes(blob[8 + _ENVELOPES[blob[3] >> 1 & 7] :]))
+        yield shapely.from_wkb(bytes(blob[_HEADER + _ENVELOPES[blob[3] >> 1 & 7] :]))

@@ -53,6 +53,18 @@ class RasterHeader:
         """The bands that make red, green and blue, or the one that is grey, by their declarations."""
         return tuple(colour_bands(self.colours))
 
+    def samples(self, band: int) -> str:
+        """In words, what a band's samples are and what they mean: what a stretch was chosen for."""
+        dtype = self.dtypes[band - 1]
+        words = [dtype]
+        if self.bits < 8 * np.dtype(dtype).itemsize:
+            words.append(f"of {self.bits} bits")
+        if self.colours[band - 1] == ColorInterp.palette:
+            words.append("with a palette")
+        if self.white_is_zero:
+            words.append("where 0 is white")
+        return " ".join(words)
+
 
 def check_tags(data: Source) -> Tags:
     """The tags of a raster's first directory, found to be bearable.

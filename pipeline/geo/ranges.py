@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, count
 
-from pipeline.objects import StoreError
+from pipeline.objects import Changed, ObjectInfo
 from pipeline.storage import Store
 
 PAGE = 1 << 14
@@ -52,11 +52,20 @@ class Ranged:
     """One object of a store as a sequence of bytes, fetched where it is asked for. Safe in threads."""
 
     def __init__(
-        self, store: Store, key: str, size: int, pages: Pages, threads: ThreadPoolExecutor | None = None
+        self,
+        store: Store,
+        key: str,
+        size: int,
+        pages: Pages,
+        threads: ThreadPoolExecutor | None = None,
+        etag: str | None = None,
     ) -> None:
-        """`threads` make a read's requests at the same time; without them they go one after another."""
+        """`threads` make a read's requests at the same time; without them they go one after another.
+
+        With its `etag` no byte is taken of another object that was put in its place.
+        """
         self.uri = store.join(key)
-        self._store, self._key, self._size = store, key, size
+        self._store, self._key, self._size, self._etag = store, key, size, etag
         self._pages, self._threads = pages, threads
         self._number = next(_numbers)
         self._coming: dict[int, Future[dict[int, bytes]]] = {}
@@ -70,7 +79,7 @@ class Ranged:
         return self.read(start, stop - start)
 
     def read(self, start: int, length: int) -> bytes:
-        """`length` bytes from `start` on; fewer at the end. Raises StoreError."""
+        """`length` bytes from `start` on; fewer at the end. Raises StoreError: Changed for another object."""
         length = min(length, self._size - start)
         if length <= 0:
             return b""
@@ -79,7 +88,7 @@ class Ranged:
         return _cut(pages, start, length)
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several (start, length) at once, in as few requests as their places allow. Raises StoreError."""
+        """Several (start, length) at once, in as few requests as their places allow; raises as `read`."""
         ranges = [(start, max(0, min(length, self._size - start))) for start, length in ranges]
         wanted = {
             number
@@ -128,13 +137,17 @@ class Ranged:
 
     def _fetch(self, run: range) -> dict[int, bytes]:
         start, stop = run.start * PAGE, min(run.stop * PAGE, self._size)
-        data = self._store.get_range(self._key, start, stop - start)
+        data = self._store.get_range(self._key, start, stop - start, self._check)
         if len(data) != stop - start:
-            raise StoreError(f"{self.uri}: it ends before byte {stop:,}: it was changed since it was planned")
+            raise Changed(f"{self.uri}: it ends before byte {stop:,}: it was changed since it was planned")
         view = memoryview(data)
         return {
             run.start + at: bytes(view[at * PAGE : (at + 1) * PAGE]) for at in range(-(-len(data) // PAGE))
         }
+
+    def _check(self, info: ObjectInfo) -> None:
+        if self._etag is not None and info.etag is not None and info.etag != self._etag:
+            raise Changed(f"{self.uri}: changed since the plan (etag {self._etag} -> {info.etag})")
 
 
 def _runs(numbers: Sequence[int], least: int) -> list[range]:

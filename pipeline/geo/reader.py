@@ -299,7 +299,7 @@ class Rasters:
         info = store.head(key)
         if etag is not None and info.etag is not None and info.etag != etag:
             raise InputRejected(Status.MISSING, f"changed since the plan (etag {etag} -> {info.etag})")
-        raster = Raster(Ranged(store, key, info.size, self._pages, self._threads))
+        raster = Raster(Ranged(store, key, info.size, self._pages, self._threads, info.etag))
         with self._lock:
             kept = self._open.setdefault((store, key, etag), raster)  # another thread may have been quicker
             surplus = None if kept is raster else raster
@@ -320,4 +320,5 @@ class Rasters:
 
 def open_raster(store: Store, key: str) -> Raster:
     """Open one raster by itself, as planning does. Raises as `Rasters.get`."""
-    return Raster(Ranged(store, key, store.head(key).size, Pages(32 << 20)))
+    info = store.head(key)
+    return Raster(Ranged(store, key, info.size, Pages(32 << 20), etag=info.etag))

@@ -30,7 +30,7 @@ STRETCH = struct.Struct("<QQ")
 
 
 class _Asked:
-    """A store that holds one object, whose bytes the parent has."""
+    """A store that holds one object, whose bytes the parent has; it sees to it that they are of one file."""
 
     def __init__(self, pipes: Pipes, uri: str) -> None:
         self._pipes, self._uri = pipes, uri
@@ -38,7 +38,7 @@ class _Asked:
     def join(self, key: str) -> str:
         return self._uri
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
+    def get_range(self, key: str, start: int, length: int, check: object) -> bytes:
         self._pipes.send(RANGE, body=STRETCH.pack(start, length))
         data = self._pipes.receive()
         if data is None:

@@ -29,11 +29,15 @@ class FrozenRaster:
     level_height: int = 0
     bands: tuple[int, ...] = ()
     """Empty for a photograph, which is decoded as a whole."""
+    samples: str | None = None
+    """What its samples are, in words; None in plans of versions that did not keep it."""
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     crs: str | None = None
     transform: Transform | None = None
     """From pixels of the view to the CRS."""
+    etag: str | None = None
+    """What it was looked at as, where the listing did not say: all windows are read of this version."""
     first: int = 0
     """Its first window's place among those of all rasters."""
     windows: int = 0

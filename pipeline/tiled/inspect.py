@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pipeline import jpeg
 from pipeline.children import ChildError, DeadlyImage
+from pipeline.exif import TURNED, stored_orientation
 from pipeline.geo.bands import choose_colours
 from pipeline.geo.ranges import Pages, Ranged
 from pipeline.geo.reader import Raster
@@ -37,6 +39,7 @@ def look_at(raster: Raster, tiling: Tiling) -> FrozenRaster:
         level_width=view.level_width,
         level_height=view.level_height,
         bands=colours.bands,
+        samples=raster.header.samples(colours.bands[0]),
         low=None if stretch is None else stretch.low,
         high=None if stretch is None else stretch.high,
         crs=None if georef is None else georef.crs,
@@ -74,12 +77,12 @@ class Inspector:
 
     def _inspect(self, ref: ImageRef) -> FrozenRaster:
         store, key = self._inputs.find(ref)
-        data = Ranged(store, key, self._inputs.size(ref), Pages(32 << 20))
+        info = self._inputs.head(ref)
+        data = Ranged(store, key, info.size, Pages(32 << 20), etag=info.etag)
         if not len(data):
             raise InputRejected(Status.CORRUPT, "the file is empty")
-        if sniff(data[:256]) == "TIFF":
-            return self._look(data, self._tiling)
-        return self._photograph(data)
+        found = self._look(data, self._tiling) if sniff(data[:256]) == "TIFF" else self._photograph(data)
+        return found if ref.etag is not None else replace(found, etag=info.etag)
 
     def _photograph(self, data: Ranged) -> FrozenRaster:
         if self._tiling.resolution is not None:
@@ -96,6 +99,8 @@ class Inspector:
         width, height = header.width, header.height
         if header.format == "JPEG":
             height, width = jpeg.upright_size(jpeg.read_header(start))
+        elif stored_orientation(header.format, data) >= TURNED:
+            width, height = height, width
         if width < 1 or height < 1:
             raise InputRejected(Status.CORRUPT, f"{header.format}: {width}x{height} pixels")
         return FrozenRaster(width=width, height=height)

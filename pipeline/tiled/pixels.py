@@ -49,6 +49,8 @@ def _demand_layout(raster: Raster, frozen: FrozenRaster) -> None:
         other = "it lies elsewhere on the map"
     elif max(frozen.bands) > len(header.dtypes):
         other = f"{len(header.dtypes)} bands, of which number {max(frozen.bands)} was read"
+    elif frozen.samples not in (None, samples := header.samples(frozen.bands[0])):
+        other = f"its samples are {samples}, were {frozen.samples}"
     else:
         return
     raise InputRejected(

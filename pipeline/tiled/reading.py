@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class WindowReader:
         assert ref.window is not None
         assert ref.raster is not None
         raster = read_frozen(ref.raster)
+        ref = ref if ref.etag is not None else replace(ref, etag=raster.etag)
         with rejecting():
             if raster.photograph:
                 return self._of_photograph(ref, ref.window, raster, limits, decode)
@@ -66,7 +68,8 @@ class WindowReader:
     ) -> WindowPixels:
         store, key = self._inputs.find(ref)
         if elsewhere is not None:
-            data = Ranged(store, key, self._inputs.size(ref), Pages(_PAGES))
+            info = self._inputs.head(ref)
+            data = Ranged(store, key, info.size, Pages(_PAGES), etag=info.etag)
             return elsewhere(data, frozen, window)
         return window_pixels(self._rasters.get(store, key, ref.etag), frozen, window)
 

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.inputs import Inputs
 from pipeline.manifest import InputError, InputSource, Plan, freeze, load_plans, read_shard, scan
+from pipeline.objects import Check
 from pipeline.records import ImageRef, InputRejected, Status
 from pipeline.storage import NotFound, Store, StoreOptions, Unavailable
 
@@ -163,9 +164,9 @@ def test_a_shard_is_read_without_the_rest(
     read: list[int] = []
     whole = Store.get_range
 
-    def counted(self: Store, key: str, start: int, length: int) -> bytes:
+    def counted(self: Store, key: str, start: int, length: int, check: Check | None = None) -> bytes:
         read.append(length)
-        return whole(self, key, start, length)
+        return whole(self, key, start, length, check)
 
     monkeypatch.setattr(Store, "get_range", counted)
     for number in (99, 0, 50):

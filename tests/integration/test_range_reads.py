@@ -15,7 +15,7 @@ from rasterio.windows import Window as GdalWindow
 
 from pipeline.geo.aoi import Area
 from pipeline.geo.reader import Raster, Rasters
-from pipeline.objects import NotFound, StoreOptions
+from pipeline.objects import Changed, NotFound, StoreOptions
 from pipeline.records import Window
 from pipeline.storage import Store
 from tests.counting import Counter, counting
@@ -93,4 +93,20 @@ def test_requests_are_made_as_the_options_say(tmp_path: Path, counter: Counter, 
     assert {headers.get("x-amz-request-payer") for headers in counter.headers} == {"requester"}
     with pytest.raises(NotFound, match=r"a b/gone\.tif does not exist"):
         rasters.get(Store.open(s3_bucket, StoreOptions(endpoint=counter.url)), "a b/gone.tif")
+    rasters.close()
+
+
+def test_no_byte_is_taken_of_an_object_put_in_a_rasters_place(
+    cog: Path, tmp_path: Path, s3_bucket: str
+) -> None:
+    store = Store.open(f"{s3_bucket}/scenes")
+    etag = store.head("large.tif").etag
+    rasters = Rasters()
+    assert rasters.get(store, "large.tif", etag).read((1,), Window(0, 0, 99, 99)).valid.all()
+    data = bytearray(cog.read_bytes())
+    data[-1] ^= 1
+    for body in (bytes(data), bytes(data[:100_000])):
+        store.put("large.tif", body)
+        with pytest.raises(Changed, match="change"):
+            rasters.get(store, "large.tif", etag).read((1,), Window(8000, 8000, 99, 99))
     rasters.close()

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import boto3
 import pytest
 
+from pipeline.objects import Changed
 from pipeline.storage import Denied, NotFound, ObjectInfo, Store, StoreError, StoreOptions, Unavailable
 from tests.scripted import SECRET, Answer, Handler, Server, cut_short, fault, fine, hang_up, serving
 
@@ -70,6 +71,11 @@ def test_ranges_copies_and_large_objects(s3_bucket: str) -> None:
     assert store.get("public/large") == large
     assert store.get_range("large", 1000, 5) == large[1000:1005]
     assert store.get_range("large", len(large) - 2, 5) == large[-2:]
+    with pytest.raises(Changed, match=r"/x/large ends before the bytes"):
+        store.get_range("large", len(large) + 9, 5)
+    seen: list[ObjectInfo] = []
+    store.get_range("large", 1000, 5, seen.append)
+    assert [(info.size, info.etag) for info in seen] == [(len(large), store.head("large").etag)]
     with store.reader("large") as reader:
         reader.seek(-3, 2)
         assert reader.read() == large[-3:]

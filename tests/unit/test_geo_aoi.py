@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,96 @@ def test_a_geopackage_of_two_layers_or_of_no_crs_is_refused(tmp_path: Path) -> N
     frame.to_file(tmp_path / "x.gpkg", layer="b")
     with pytest.raises(ValueError, match="2 tables with geometries"):
         read_area((tmp_path / "x.gpkg").read_bytes(), "x.gpkg")
+
+
+def geopackage(*blobs: object, crs: object = 4326, organization: object = "EPSG") -> bytes:
+    """A GeoPackage with these as its geometries, whatever they are."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute("CREATE TABLE gpkg_geometry_columns (table_name, column_name, srs_id)")
+        database.execute(
+            "CREATE TABLE gpkg_spatial_ref_sys (srs_id, organization, organization_coordsys_id, definition)"
+        )
+        database.execute("CREATE TABLE areas (geometry)")
+        database.execute("INSERT INTO gpkg_geometry_columns VALUES ('areas', 'geometry', 1)")
+        database.execute("INSERT INTO gpkg_spatial_ref_sys VALUES (1, ?, ?, 'no CRS')", (organization, crs))
+        database.executemany("INSERT INTO areas VALUES (?)", [(blob,) for blob in blobs])
+        database.commit()
+        return database.serialize()
+
+
+def blob_of(shape: Any) -> bytes:
+    return b"GP\0\1" + bytes(4) + bytes(shapely.to_wkb(shape))
+
+
+def ring(*corners: tuple[float, float]) -> Any:
+    return shapely.polygons([*corners, corners[0]])
+
+
+@pytest.mark.parametrize("blob", [b"GP", b"GP\0\1", b"GP\0\1" + bytes(4), b"GP\0\x0f" + bytes(99), "GP", 7])
+def test_a_geometry_that_is_none_is_refused_by_its_files_name(blob: object) -> None:
+    with pytest.raises(ValueError, match=r"a\.gpkg is no area of interest"):
+        read_area(geopackage(blob_of(shapely.box(0, 0, 1, 1)), blob), "a.gpkg")
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+def test_coordinates_without_end_are_refused(wrong: float) -> None:
+    shape = ring((0, 0), (0, 1), (1, wrong))
+    with pytest.raises(ValueError, match=r"a\.gpkg is no area of interest"):
+        read_area(geopackage(blob_of(shape)), "a.gpkg")
+
+
+POSITIONS = st.tuples(st.floats(), st.floats()) | st.tuples(st.floats(-180, 180), st.floats(-90, 90))
+SHAPES = st.lists(POSITIONS, min_size=3, max_size=6).map(lambda corners: ring(*corners))
+BLOBS = (
+    st.binary(max_size=60)
+    | st.binary(max_size=60).map(lambda rest: b"GP" + rest)
+    | SHAPES.map(blob_of)
+    | st.none()
+    | st.text(max_size=9)
+    | st.integers(0, 9)
+)
+GEOPACKAGES = st.builds(
+    lambda blobs, crs, organization: geopackage(*blobs, crs=crs, organization=organization),
+    st.lists(BLOBS, min_size=1, max_size=4),
+    st.sampled_from([4326, 4326, 32635, 10**12, "x", None]),
+    st.sampled_from(["EPSG", "EPSG", "mine", None, 7]),
+)
+WHOLE = geopackage(blob_of(shapely.box(24, 58, 25, 59))), geojson(shapely.box(24, 58, 25, 59))
+DAMAGED = st.builds(
+    lambda data, at, byte: data[: at % len(data)] + byte + data[at % len(data) + 1 :],
+    st.sampled_from(WHOLE),
+    st.integers(0, 1 << 20),
+    st.binary(max_size=3),
+)
+DOCUMENTS = st.recursive(
+    st.none() | st.floats() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "coordinates", "geometry", "geometries", "features", "crs", "properties", "name"]
+            ),
+            inner | st.sampled_from(["Polygon", "Feature", "FeatureCollection", "GeometryCollection"]),
+            max_size=4,
+        )
+    ),
+).map(lambda document: json.dumps(document).encode())
+
+
+@settings(max_examples=300, deadline=None)
+@given(GEOPACKAGES | DAMAGED | DOCUMENTS)
+def test_any_file_is_an_area_or_is_refused_in_words(data: bytes) -> None:
+    with suppress(ValueError):
+        area = read_area(data, "any.file")
+        assert area.shape.is_valid
+        assert np.isfinite(area.shape.bounds).all()
+        area.on_raster(GEOREF, 4000, 4000)
+
+
+def test_a_file_nested_deeper_than_anything_is_refused() -> None:
+    deep = b'{"type":"FeatureCollection","features":[' * 400 + b"]}" * 400
+    with pytest.raises(ValueError, match="deep"):
+        read_area(deep, "deep.json")
 
 
 @settings(max_examples=60, deadline=None)

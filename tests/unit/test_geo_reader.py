@@ -16,7 +16,7 @@ from rasterio.windows import Window as GdalWindow
 from pipeline.geo.ranges import PAGE, Pages, Ranged
 from pipeline.geo.reader import Raster, Rasters
 from pipeline.geo.views import choose_view, view_georef
-from pipeline.objects import Unavailable
+from pipeline.objects import Changed, Check, Unavailable
 from pipeline.records import InputRejected, Status, Window
 from pipeline.storage import Store
 from tests.rasters import opened, terrain, write_raster
@@ -108,10 +108,10 @@ class Counting(Store):
     bytes = 0
     failing = False
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
+    def get_range(self, key: str, start: int, length: int, check: Check | None = None) -> bytes:
         if self.failing:
             raise Unavailable("the store is on fire")
-        data = super().get_range(key, start, length)
+        data = super().get_range(key, start, length, check)
         self.bytes += len(data)
         return data
 
@@ -151,8 +151,24 @@ def test_a_raster_that_shrank_is_said_to_have_changed(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "plain.tif", terrain(3, 1024, 1024))
     _, raster = counted(path)
     path.write_bytes(path.read_bytes()[:200_000])
-    with pytest.raises(Exception, match="changed since it was planned"):
+    with pytest.raises(Changed, match="changed since it was planned"):
         raster.read((1, 2, 3), Window(0, 900, 100, 100))
+
+
+def test_no_byte_is_taken_of_a_file_put_in_a_rasters_place(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "plain.tif", terrain(3, 1024, 1024))
+    rasters, store = Rasters(), Store.open(str(tmp_path))
+    etag = store.head(path.name).etag
+    window, other = Window(0, 0, 1024, 200), Window(0, 800, 1024, 200)
+    before = rasters.get(store, path.name, etag).read((1, 2, 3), window).samples
+    write_raster(tmp_path / "new.tif", terrain(3, 1024, 1024, seed=9)).replace(path)
+    assert (rasters.get(store, path.name, etag).read((1, 2, 3), window).samples == before).all(), "it is here"
+    for _ in range(2):
+        with pytest.raises(Changed, match=rf"changed since the plan \(etag {etag} -> "):
+            rasters.get(store, path.name, etag).read((1, 2, 3), other)
+    found = rasters.get(store, path.name, store.head(path.name).etag).read((1, 2, 3), other)
+    assert (found.samples == expected(path, other)).all()
+    rasters.close()
 
 
 def test_ranges_are_those_of_the_object(tmp_path: Path) -> None:

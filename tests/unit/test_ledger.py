@@ -12,10 +12,23 @@ from typing import Any
 
 import pytest
 
-from pipeline.commit import Commit, TableFile, Work, commit_key, parse_commit_key, public_key
+from pipeline.commit import (
+    Commit,
+    TableFile,
+    Work,
+    commit_key,
+    parse_attempt_key,
+    parse_commit_key,
+    public_key,
+    started_key,
+)
 from pipeline.ledger import FingerprintMismatch, Ledger, LedgerError
+from pipeline.plan import load_plans
+from pipeline.poison import read_culprits
+from pipeline.retry import count_culprits, unfinished
 from pipeline.schemas import TABLES
-from pipeline.storage import Store, StoreError, Unavailable
+from pipeline.signs import read_signs
+from pipeline.storage import ObjectInfo, Store, StoreError, Unavailable
 
 SHARD = "0000-000003"
 
@@ -306,6 +319,43 @@ def test_repair_leaves_unfinished_attempts_of_others_alone(new_store: Callable[[
     attempt = ledger.begin("0000-000009", "another worker")
     assert ledger.repair() == []
     assert [info.key for info in store.list("_attempts/")] == [f"_attempts/0000-000009/{attempt}/started"]
+
+
+def test_repair_leaves_what_is_no_attempt_of_ours_alone(new_store: Callable[[], Store]) -> None:
+    store = new_store()
+    names = (".DS_Store", "notes/mine.txt", f"{SHARD}/._x", f"{SHARD}/mine/at")
+    strange = [f"_attempts/{name}" for name in names]
+    for key in strange:
+        store.put(key, b"x")
+    assert Ledger(store).repair() == []
+    make_attempt(store)
+    assert Ledger(store).repair() == []
+    assert [info.key for info in store.list("_attempts/")] == sorted(strange)
+
+
+def test_only_keys_of_attempts_name_one() -> None:
+    attempt = "1700000000000-0123abcd"
+    assert parse_attempt_key(started_key(SHARD, attempt)) == (SHARD, attempt)
+    for name in ("", f"{SHARD}/", f"{SHARD}/{attempt}/", f"{SHARD}/x/at"):
+        assert parse_attempt_key(f"_attempts/{name}") is None
+
+
+class Marked(Store):
+    """A bucket in which somebody's console left an object for each folder."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        yield ObjectInfo(prefix, 0, None)
+        yield from super().list(prefix)
+
+
+def test_a_folders_marker_is_none_of_the_records_in_it(new_store: Callable[[], Store]) -> None:
+    store = new_store()
+    made = make_attempt(store)
+    marked = Marked(store._location, store.options)
+    assert Ledger(marked).repair() == []
+    assert list(Ledger(marked).records()) == [made]
+    assert load_plans(marked) == read_signs(marked) == unfinished(marked) == []
+    assert read_culprits(marked, SHARD) == count_culprits(marked) == {}
 
 
 def test_claim_stands_for_equal_settings_and_refuses_others(new_store: Callable[[], Store]) -> None:

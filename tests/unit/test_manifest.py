@@ -115,6 +115,8 @@ def test_a_plan_that_fails_leaves_nothing(
 def test_generations_are_read_in_order_and_none_may_be_gone(output: Store, tmp_path: Path) -> None:
     source = write_csv(tmp_path / "list.csv", "uri", "a.jpg")
     plans = [freeze([source], output, 1, generation) for generation in range(3)]
+    for name in ("x.json", ".DS_Store", "old/0003.json"):
+        output.put(f"plans/{name}", b"somebody's own file")
     assert load_plans(output) == plans
     output.delete(["plans/0001.json"])
     with pytest.raises(PlanError, match=r"plans/0001\.json is gone"):

@@ -24,6 +24,7 @@ from pipeline import tables
 from pipeline.commit import Commit, TableFile, Work, attempt_key, commit_key, public_key
 from pipeline.ledger import Ledger, LedgerError
 from pipeline.manifest import InputSource, Plan, freeze
+from pipeline.objects import Check
 from pipeline.records import ImageRef, Status
 from pipeline.rows import Outcome, images_table, instances_table, to_parquet, visible
 from pipeline.schemas import (
@@ -243,10 +244,10 @@ def test_a_column_costs_its_own_bytes_only(output: Store, monkeypatch: pytest.Mo
     read = 0
     get_range = Store.get_range
 
-    def counted(self: Store, key: str, start: int, length: int) -> bytes:
+    def counted(self: Store, key: str, start: int, length: int, check: Check | None = None) -> bytes:
         nonlocal read
         read += length
-        return get_range(self, key, start, length)
+        return get_range(self, key, start, length, check)
 
     monkeypatch.setattr(Store, "get_range", counted)
     assert tables.open(output.uri).instances(columns=["area"]).num_rows == table.num_rows

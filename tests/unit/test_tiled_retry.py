@@ -41,8 +41,8 @@ def damage(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-def mend(path: Path, side: int = 256) -> None:
-    write_raster(path, terrain(3, side, side, seed=1), **PROFILE)
+def mend(path: Path, side: int = 256, dtype: str = "uint8") -> None:
+    write_raster(path, terrain(3, side, side, dtype, seed=1), **PROFILE)
 
 
 @dataclass
@@ -179,14 +179,23 @@ def test_a_retry_that_was_cut_off_before_it_stitched_goes_on(
     assert rows(tables.open(place.store.uri)) == rows(place.whole)
 
 
-def test_a_raster_that_came_back_with_other_pixels_is_refused_in_words(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"side": 320}, "320x320 pixels, were 256x256"),
+        ({"dtype": "uint16"}, "its samples are uint16, were uint8"),
+    ],
+)
+def test_a_raster_that_came_back_with_other_pixels_is_refused_in_words(
+    place: Place, change: dict[str, Any], said: str
+) -> None:
     before = tables.open(place.store.uri).instances()
-    mend(place.broken, side=320)
+    mend(place.broken, **change)
     place.retry("corrupt")
     assert place.revisions[0]["0000-000000"] == place.revisions[1]["0000-000000"] == 1
     assert tables.open(place.store.uri).instances() == before
     images = tables.open(place.store.uri).images().to_pylist()
-    assert "changed since the plan (320x320 pixels, were 256x256)" in images[0]["error"]
+    assert f"changed since the plan ({said})" in images[0]["error"]
     assert verify(place.store, full=True).outcome is Outcome.GOOD
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,6 +60,11 @@ def table(shard: str, name: str, change: Callable[[pa.Table], pa.Table], tell: b
 def mask(**fields: Any) -> Damage:
     """Change the first mask of the first shard."""
     return row(FIRST, "instances", 0, mask=lambda old: {**old, **fields})
+
+
+def geometry(text: str) -> Damage:
+    """Change the first geometry of the first shard."""
+    return row(FIRST, "instances", 0, geometry=shapely.to_wkb(shapely.from_wkt(text)))
 
 
 def record(shard: str = FIRST, **fields: Any) -> Damage:
@@ -247,6 +253,14 @@ DAMAGES: dict[str, tuple[Damage, Fault, str, str]] = {
     "a geometry that is none": (
         row(FIRST, "instances", 0, geometry=b"no"), Fault.GEOMETRY, INSTANCES, "no WKB",
     ),
+    "a geometry that crosses itself": (
+        geometry("POLYGON ((0 0, 2 2, 2 0, 0 2, 0 0))"), Fault.GEOMETRY, INSTANCES, "not valid: Self-inter",
+    ),
+    "a geometry with a line beside it": (
+        geometry("GEOMETRYCOLLECTION (POLYGON ((0 0, 1 0, 1 1, 0 0)), LINESTRING (1 1, 2 2))"),
+        Fault.GEOMETRY, INSTANCES, "no polygon but a GeometryCollection",
+    ),
+    "a geometry of nothing": (geometry("POLYGON EMPTY"), Fault.GEOMETRY, INSTANCES, "no area"),
 }  # fmt: skip
 
 
