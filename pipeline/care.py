@@ -178,17 +178,23 @@ class Carer:
             return
         for image in convict(self._store, shard, past, culprits):
             culprits[image] = put_culprit(self._store, shard, attempt, image, KILLED_IN_MODEL)
-        self._give_up(shard, past, culprits)
+        _demand_hope(self._store, shard, past, culprits)
         careful = Careful(self._limits, shard, culprits, self._store, attempt, self._worker, past)
         try:
             yield careful
         finally:
             careful.close()
 
-    def _give_up(self, shard: str, past: Past, culprits: Mapping[str, str]) -> None:
-        if past.unfinished >= GIVEN_UP_AFTER + DEATHS_OF_A_CULPRIT * len(culprits):
-            raise ShardGivenUp(
-                f"{past.unfinished} attempts at shard {shard} began and did not end: their processes died, "
-                "perhaps of too little memory, and no image is to blame. The workers' logs may tell; to have "
-                f"it tried again, remove {self._store.join(f'_attempts/{shard}/')}"
-            )
+
+def demand_hope(store: Store, shard: str, attempt: str) -> None:
+    """Raise ShardGivenUp when too many attempts died at a shard that has no images to blame, of stitching."""
+    _demand_hope(store, shard, look_back(store, shard, attempt), {})
+
+
+def _demand_hope(store: Store, shard: str, past: Past, culprits: Mapping[str, str]) -> None:
+    if past.unfinished >= GIVEN_UP_AFTER + DEATHS_OF_A_CULPRIT * len(culprits):
+        raise ShardGivenUp(
+            f"{past.unfinished} attempts at shard {shard} began and did not end: their processes died, "
+            "perhaps of too little memory, and no image is to blame. The workers' logs may tell; to have "
+            f"it tried again, remove {store.join(f'_attempts/{shard}/')}"
+        )
