@@ -78,7 +78,7 @@ class StitchWorker:
         attempt = self._ledger.begin(shard, self.id)
         with self._progress.shard(shard, len(refs), clock):
             try:
-                demand_hope(self._store, shard, attempt)
+                demand_hope(self._store, shard, attempt, "" if base is None else base.attempt)
                 record = self._stitch(plan, shard, attempt, refs, clock)
                 if base is not None:
                     record = replace(record, revision=base.revision + 1)
