@@ -115,7 +115,7 @@ def _new_rasters(
     if settings.tiling is None or not any(source.new for source in settings.sources):
         return None
     known = known_rows(ledger, plans)
-    more, found = extend_tiled(settings.sources, scratch, plans, known, settings.tiling)
+    more, found = extend_tiled(settings.sources, scratch, plans, known, settings.tiling, settings.limits)
     _say_new(table, found, "rasters", plans)
     return more
 

@@ -18,7 +18,7 @@ from jobs.tally import Tally
 from pipeline.commit import Commit
 from pipeline.ledger import Ledger
 from pipeline.results import ShardResult
-from pipeline.retry import Retry, count_culprits, forget_culprits, request
+from pipeline.retry import Retry, count_culprits, request
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
 
@@ -97,9 +97,7 @@ class Retrying:
         The same request goes on until `done`. Raises Incomplete when shards are left, and what a run raises.
         """
         revisions = {shard: self.before[shard].revision for shard in self.chosen}
-        self._note, retry = request(self.store, self.wanted.statuses, revisions)
-        if self.wanted.poison:
-            forget_culprits(self.store, retry.revisions)
+        self._note, retry = request(self.store, self.wanted.statuses, revisions, self.wanted.poison)
         if resumed := len(self.chosen) - len(retry.revisions):
             self.console.print(f"{resumed:,} shards were done by a retry that was cut off", highlight=False)
         this_run: dict[str, object] = {"images": 0}

@@ -200,7 +200,9 @@ def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console
     if settings.tiling is None:
         grown, found = extend(settings.sources, ledger.store, plans, known)
     else:
-        grown, found = extend_tiled(settings.sources, ledger.store, plans, known, settings.tiling)
+        grown, found = extend_tiled(
+            settings.sources, ledger.store, plans, known, settings.tiling, settings.limits
+        )
     changed = f", {found.changed:,} of them changed since they were done" if found.changed else ""
     console.print(f"{found.images:,} new images{changed}; {found.known:,} known", highlight=False)
     return plans if grown is None else [*plans, grown]
@@ -210,7 +212,7 @@ def freeze_input(spec: SegmentSpec, settings: SegmentSettings, store: Store) -> 
     """Freeze the first generation of a job's input, or adopt the one that is there."""
     if settings.tiling is None:
         return freeze(settings.sources, store, spec.shards.images, 0)
-    return freeze_tiled(settings.sources, store, spec.shards.images, 0, settings.tiling)
+    return freeze_tiled(settings.sources, store, spec.shards.images, 0, settings.tiling, settings.limits)
 
 
 def _tell_other_input(job: dict[str, object], spec: SegmentSpec, console: Console) -> None:

@@ -85,7 +85,7 @@ def sample(settings: SegmentSettings, output: Store, count: int) -> list[ImageRe
         if settings.tiling is None:
             plan = freeze(settings.sources, store, 1000, 0)
         else:
-            plan = freeze_tiled(settings.sources, store, 1000, 0, settings.tiling)
+            plan = freeze_tiled(settings.sources, store, 1000, 0, settings.tiling, settings.limits)
         refs = picked(store, [plan], count)
     own = f"{output.uri}/"
     return [ref for ref in refs if not ref.uri.startswith(own)]

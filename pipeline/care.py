@@ -17,7 +17,7 @@ A culprit is recorded once, ends `failed` in this and every later attempt, and i
 So a shard is done after 2 deaths, whatever the number of its images that die in decoding, and 3 more for each
 that dies in the model. A batch that dies as a whole, though none of its images does, is run image by image
 after 3. Of anything else (tables that do not fit into memory) a shard is given up after 12 deaths, and 3 more
-for each culprit.
+for each culprit; those before its last commit do not count, that it is retried now is no fault of theirs.
 """
 
 from __future__ import annotations
@@ -166,29 +166,39 @@ class Carer:
         self._store, self._worker, self._limits = store, worker, limits
 
     @contextmanager
-    def care(self, shard: str, attempt: str) -> Iterator[Care]:
+    def care(self, shard: str, attempt: str, since: str = "") -> Iterator[Care]:
         """How an attempt that has begun is run, as what happened to the shard before says.
 
-        Raises ShardGivenUp, LedgerError and StoreError.
+        `since` is the attempt that committed the shard, when it is done again: deaths before that make it a
+        careful one, and do not give it up. Raises ShardGivenUp, LedgerError and StoreError.
         """
-        past = look_back(self._store, shard, attempt)
+        past = look_back(self._store, shard, attempt, since)
         culprits = read_culprits(self._store, shard)
         if past.unfinished < CAREFUL_AFTER:
             yield Care(self._limits, shard, culprits)
             return
         for image in convict(self._store, shard, past, culprits):
             culprits[image] = put_culprit(self._store, shard, attempt, image, KILLED_IN_MODEL)
-        self._give_up(shard, past, culprits)
+        _demand_hope(self._store, shard, past, culprits)
         careful = Careful(self._limits, shard, culprits, self._store, attempt, self._worker, past)
         try:
             yield careful
         finally:
             careful.close()
 
-    def _give_up(self, shard: str, past: Past, culprits: Mapping[str, str]) -> None:
-        if past.unfinished >= GIVEN_UP_AFTER + DEATHS_OF_A_CULPRIT * len(culprits):
-            raise ShardGivenUp(
-                f"{past.unfinished} attempts at shard {shard} began and did not end: their processes died, "
-                "perhaps of too little memory, and no image is to blame. The workers' logs may tell; to have "
-                f"it tried again, remove {self._store.join(f'_attempts/{shard}/')}"
-            )
+
+def demand_hope(store: Store, shard: str, attempt: str, since: str = "") -> None:
+    """Raise ShardGivenUp when too many attempts died at a shard that has no images to blame, of stitching.
+
+    `since` as for `Carer.care`.
+    """
+    _demand_hope(store, shard, look_back(store, shard, attempt, since), {})
+
+
+def _demand_hope(store: Store, shard: str, past: Past, culprits: Mapping[str, str]) -> None:
+    if past.lately >= GIVEN_UP_AFTER + DEATHS_OF_A_CULPRIT * len(culprits):
+        raise ShardGivenUp(
+            f"{past.lately} attempts at shard {shard} began and did not end: their processes died, "
+            "perhaps of too little memory, and no image is to blame. The workers' logs may tell; to have "
+            f"it tried again, remove {store.join(f'_attempts/{shard}/')}"
+        )

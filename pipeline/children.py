@@ -12,8 +12,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import BufferedIOBase
 from typing import Protocol, TypeVar
 
@@ -58,6 +59,10 @@ class Pipes(Protocol):
 
     def fill(self, target: memoryview) -> None:
         """Read as many bytes as the target holds."""
+        ...
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Around what the child waits for: the time it may take stands still."""
         ...
 
 
@@ -151,6 +156,7 @@ class _Child:
     def __init__(self, limits: DecodeLimits, program: str) -> None:
         self._limits = limits
         self._late = False
+        self._left = self._since = 0.0
         numbers = (limits.pixels, limits.bytes, limits.seconds, limits.memory)
         try:
             self._process = subprocess.Popen(
@@ -222,16 +228,37 @@ class _Child:
 
     @contextmanager
     def _within(self, seconds: float) -> Iterator[None]:
-        """Kill it when the block lasts longer; pipes that break become the end that broke them."""
-        timer = threading.Timer(seconds, self._kill_late)
-        timer.start()
+        """Kill it when the block lasts longer, but for what it waits for.
+
+        Pipes that break become the end that broke them.
+        """
+        self._left = seconds
+        self._run()
         try:
             yield
         except _BROKEN:
             raise self._death(seconds) from None
         finally:
-            timer.cancel()
-            timer.join()
+            self._stop()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what it waits for: the time it may take stands still."""
+        self._stop()
+        try:
+            yield
+        finally:
+            self._run()
+
+    def _run(self) -> None:
+        self._since = time.monotonic()
+        self._timer = threading.Timer(self._left, self._kill_late)
+        self._timer.start()
+
+    def _stop(self) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        self._left = max(0.0, self._left - (time.monotonic() - self._since))
 
     def _kill_late(self) -> None:
         self._late = True

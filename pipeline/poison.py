@@ -73,6 +73,8 @@ class Past:
     unfinished: int = 0
     """Attempts that began and did not end."""
     notes: tuple[Note, ...] = ()
+    lately: int = 0
+    """Of the unfinished, those that began since the shard was last committed."""
 
     def deaths(self, images: Iterable[str]) -> int:
         """Attempts that ended while one of these images was inside the model in a batch with others."""
@@ -90,15 +92,19 @@ class Past:
         }
 
 
-def look_back(store: Store, shard: str, attempt: str) -> Past:
-    """Read what lies there of attempts at a shard other than this: one listing, and where one died more."""
+def look_back(store: Store, shard: str, attempt: str, since: str = "") -> Past:
+    """Read what lies there of attempts at a shard other than this: one listing, and where one died more.
+
+    `since` is the attempt that committed the shard last, if any: attempts are named after their time.
+    """
     names: dict[str, set[str]] = {}
     for info in store.list(f"_attempts/{shard}/"):
         other, _, name = info.key.split("/", 2)[2].partition("/")
         names.setdefault(other, set()).add(name)
     begun = {other for other, found in names.items() if "started" in found and other != attempt}
     notes = [_read_note(store, shard, other) for other in sorted(begun) if "at" in names[other]]
-    return Past(len(begun), tuple(note for note in notes if note is not None))
+    lately = sum(other > since for other in begun)
+    return Past(len(begun), tuple(note for note in notes if note is not None), lately)
 
 
 def read_culprits(store: Store, shard: str) -> dict[str, str]:

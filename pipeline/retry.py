@@ -39,6 +39,8 @@ class Retry:
     statuses: frozenset[str]
     revisions: Mapping[str, int]
     """The shards, and the revision that ruled each then; one with a later revision is done."""
+    poison: bool = False
+    """Also those that killed their worker."""
 
     def left(self, ledger: Ledger) -> list[str]:
         """Shards that are not done yet, in order."""
@@ -138,23 +140,39 @@ def _merged(old: pa.Table, new: pa.Table, order: pa.ChunkedArray, again: pa.Chun
     return both.take(np.argsort(places.to_numpy(), kind="stable"))
 
 
-def request(store: Store, statuses: Iterable[str], revisions: Mapping[str, int]) -> tuple[str, Retry]:
-    """Note a retry of these shards, or go on with one of the same statuses that did not end.
+def request(
+    store: Store, statuses: Iterable[str], revisions: Mapping[str, int], poison: bool = False
+) -> tuple[str, Retry]:
+    """Note a retry of these shards, or go on with the same request, which did not end.
 
     `revisions` are the shards that have such inputs now. A shard that the unfinished retry has done already
-    is not done again, whatever its inputs came to. Returns the note's key, to be removed at the end, and what
-    is to be done.
+    is not done again, whatever its inputs came to. With `poison` it begins with knowing nothing of deadly
+    images; what it then learns of them, death after death, is kept when it goes on. Returns the note's key,
+    to be removed at the end, and what is to be done.
     """
     wanted = frozenset(statuses)
+    within = []
     for info in store.records(NOTES):
         before = _note(store, info.key)
-        if before is not None and before.statuses == wanted:
+        if before is None or before.statuses != wanted:
+            continue
+        if poison and not before.poison:
+            within.append(info.key)  # this one does all that it would have done
+        elif before.poison == poison:
             done = {s for s, revision in revisions.items() if revision > before.revisions.get(s, revision)}
-            return info.key, Retry(wanted, {s: r for s, r in revisions.items() if s not in done})
+            return info.key, Retry(wanted, {s: r for s, r in revisions.items() if s not in done}, poison)
+    if poison:
+        forget_culprits(store, revisions)
     key = f"{NOTES}{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}.json"
-    note = {"statuses": sorted(wanted), "revisions": dict(revisions), "time": time.time()}
+    note = {
+        "statuses": sorted(wanted),
+        "revisions": dict(revisions),
+        "poison": poison,
+        "time": time.time(),
+    }
     store.put(key, json.dumps(note).encode())
-    return key, Retry(wanted, revisions)
+    store.delete(within)
+    return key, Retry(wanted, revisions, poison)
 
 
 def unfinished(store: Store) -> list[Retry]:
@@ -182,6 +200,6 @@ def _note(store: Store, key: str) -> Retry | None:
     try:
         fields = json.loads(store.get(key))
         revisions = {str(shard): int(revision) for shard, revision in fields["revisions"].items()}
-        return Retry(frozenset(map(str, fields["statuses"])), revisions)
+        return Retry(frozenset(map(str, fields["statuses"])), revisions, fields.get("poison") is True)
     except (NotFound, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 BEAT = 1.0
 """Seconds between two looks at the work."""
@@ -56,6 +57,40 @@ def watching(what: str, seconds: float) -> Iterator[None]:
         yield
     finally:
         _work.end(number)
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Let the time of what this thread does inside `watching` stand still: it waits for what others do."""
+    pieces, start = _work.take_out(threading.get_ident()), time.monotonic()
+    try:
+        yield
+    finally:
+        _work.put_back(pieces, time.monotonic() - start)
+
+
+@contextmanager
+def unhurried(lock: Lock) -> Iterator[None]:
+    """A lock or a semaphore, for which this thread waits `paused`."""
+    if not lock.acquire(blocking=False):
+        with paused():
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Lock(Protocol):
+    """What is held by one thread, or a few, at a time."""
+
+    def acquire(self, blocking: bool = True) -> bool:
+        """Wait for it, or say at once whether it could be had."""
+        ...
+
+    def release(self) -> None:
+        """Give it back."""
+        ...
 
 
 def die(why: str) -> None:
@@ -106,15 +141,26 @@ class _Work:
     def begin(self, piece: _Piece) -> int:
         with self._lock:
             number = next(self._numbers)
-            self._pieces[number] = piece
-            # At once, not at the next look: it may take the GIL and never give it back.
-            if self._watchers and (self._armed is None or piece.deadline < self._armed):
-                self._arm(piece.deadline)
+            self._add(number, piece)
             return number
 
     def end(self, number: int) -> None:
         with self._lock:
             del self._pieces[number]
+
+    def take_out(self, thread: int) -> dict[int, _Piece]:
+        """Watch a thread's pieces no more; returns them."""
+        with self._lock:
+            mine = {number: piece for number, piece in self._pieces.items() if piece.thread == thread}
+            for number in mine:
+                del self._pieces[number]
+            return mine
+
+    def put_back(self, pieces: Mapping[int, _Piece], later: float) -> None:
+        """Watch them again, their deadlines so many seconds later."""
+        with self._lock:
+            for number, piece in pieces.items():
+                self._add(number, replace(piece, deadline=piece.deadline + later))
 
     def look(self) -> None:
         """End the process if a piece is overdue; else bring the timer to the earliest deadline."""
@@ -126,6 +172,12 @@ class _Work:
                 die(first.overdue())
             else:
                 self._arm(first.deadline)
+
+    def _add(self, number: int, piece: _Piece) -> None:
+        self._pieces[number] = piece
+        # At once, not at the next look: it may take the GIL and never give it back.
+        if self._watchers and (self._armed is None or piece.deadline < self._armed):
+            self._arm(piece.deadline)
 
     def _arm(self, deadline: float | None) -> None:
         if deadline == self._armed:

@@ -97,10 +97,11 @@ class Worker:
             refs = redo.inputs(refs)
             if self.settings.tiling is not None:
                 refs = self._inputs.as_they_are(refs)
+        since = redo.base.attempt if redo is not None else ""
         attempt = self._ledger.begin(shard, self.id)
         with self._progress.shard(shard, len(refs), clock):
             try:
-                with self._carer.care(shard, attempt) as care:
+                with self._carer.care(shard, attempt, since) as care:
                     outcomes = self._segment(ticket, shard, refs, clock, care)
                 record = self._write(plan, shard, attempt, outcomes, clock, redo)
             except Exception:

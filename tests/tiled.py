@@ -69,7 +69,7 @@ def tiled_job(
     assert settings.tiling is not None
     store = Store.open(settings.output, settings.output_options)
     Ledger(store).start()
-    plan = freeze_tiled(settings.sources, store, shard_size, 0, settings.tiling)
+    plan = freeze_tiled(settings.sources, store, shard_size, 0, settings.tiling, settings.limits)
     for place in (store, open_windows(store)):
         Ledger(place).claim(settings.job_record())
     return TiledJob(settings, store, plan)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, count
 
 from pipeline.objects import Changed, ObjectInfo
 from pipeline.storage import Store
+from pipeline.watchdog import paused
 
 PAGE = 1 << 14
 """Bytes of a page; a request reads whole pages."""
@@ -100,7 +101,10 @@ class Ranged:
         return [_cut(pages, start, length) for start, length in ranges]
 
     def _get(self, numbers: Sequence[int], least: int) -> dict[int, bytes]:
-        """Pages by their numbers: from the cache, from a request another thread has made, or from ours."""
+        """Pages by their numbers: from the cache, from a request another thread has made, or from ours.
+
+        Time that passes until they are here is nobody's who decodes.
+        """
         mine: Future[dict[int, bytes]] = Future()
         with self._lock:
             found = self._pages.get(self._number, numbers)
@@ -109,8 +113,20 @@ class Ranged:
             runs = _runs([number for number in missing if number not in theirs], least)
             for number in chain(*runs):
                 self._coming.setdefault(number, mine)
+        if not missing:
+            return found
+        with paused():
+            return found | self._come(runs, mine, theirs)
+
+    def _come(
+        self,
+        runs: Sequence[range],
+        mine: Future[dict[int, bytes]],
+        theirs: Mapping[int, Future[dict[int, bytes]]],
+    ) -> dict[int, bytes]:
+        """The pages of some runs, which we fetch, and those that other threads fetch."""
         try:
-            found |= self._fetch_all(runs, mine)
+            found = self._fetch_all(runs, mine)
         finally:
             with self._lock:
                 for number in chain(*runs):

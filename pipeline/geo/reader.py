@@ -32,6 +32,7 @@ from pipeline.geo.windows import inside
 from pipeline.records import InputRejected, Status, Window
 from pipeline.storage import Store
 from pipeline.tiff import as_sample, refusal
+from pipeline.watchdog import paused, unhurried
 
 # GDAL asks once in a process, and would take a twentieth of the machine's memory for decoded blocks.
 os.environ.setdefault("GDAL_CACHEMAX", str(256 << 20))
@@ -202,7 +203,7 @@ class Raster:
     @contextmanager
     def _dataset(self, level: int | None) -> Iterator[DatasetReader]:
         """A dataset of the raster or of an overview, for this thread alone."""
-        with self._slots, rasterio.Env(session=DummySession(), **_SETTINGS):
+        with unhurried(self._slots), rasterio.Env(session=DummySession(), **_SETTINGS):
             handle = None
             folder = GdalFolder(self._data)
             try:
@@ -239,7 +240,7 @@ class Raster:
     def _open(self, level: int | None, folder: GdalFolder) -> _Handle:
         options = {} if level is None else {"overview_level": level}
         _close_unused()
-        with _opening:
+        with unhurried(_opening):
             path = f"{next(_names)}/{NAME}"
             source = _context.run(
                 rasterio.open, path, opener=folder, driver="GTiff", sharing=False, **options
@@ -262,7 +263,7 @@ def _abandon(handles: list[_Handle]) -> None:
 
 
 def _close_unused() -> None:
-    with _opening:
+    with unhurried(_opening):
         while _unused:
             _context.run(_unused.popleft().source.close)
 
@@ -296,7 +297,8 @@ class Rasters:
             if raster is not None:
                 self._open[store, key, etag] = raster
                 return raster
-        info = store.head(key)
+        with paused():
+            info = store.head(key)
         if etag is not None and info.etag is not None and info.etag != etag:
             raise InputRejected(Status.MISSING, f"changed since the plan (etag {etag} -> {info.etag})")
         raster = Raster(Ranged(store, key, info.size, self._pages, self._threads, info.etag))

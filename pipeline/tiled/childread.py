@@ -13,7 +13,7 @@ from contextlib import closing
 
 import numpy as np
 
-from pipeline.childdecode import PIXELS, Answer, Pipes, serve
+from pipeline.childdecode import PIXELS, Answer, Pipes, serve, unalarmed
 from pipeline.decode import DecodeLimits
 from pipeline.geo.ranges import Pages, Ranged
 from pipeline.geo.reader import Raster
@@ -40,7 +40,8 @@ class _Asked:
 
     def get_range(self, key: str, start: int, length: int, check: object) -> bytes:
         self._pipes.send(RANGE, body=STRETCH.pack(start, length))
-        data = self._pipes.receive()
+        with unalarmed():
+            data = self._pipes.receive()
         if data is None:
             raise SystemExit  # the parent is gone
         return data

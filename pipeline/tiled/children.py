@@ -82,5 +82,6 @@ def _answered(pipes: Pipes, data: Ranged, asked: Mapping[str, object]) -> tuple[
         start, length = STRETCH.unpack(stretch)
         if length > _MOST or start + length > len(data):
             raise NoAnswer("reading asked for bytes beyond the raster")
-        part = data.read(start, length)
+        with pipes.waiting():
+            part = data.read(start, length)
         pipes.send(REQUEST.pack(len(part)), part)

@@ -61,18 +61,23 @@ def open_windows(output: Store) -> Store:
 
 
 def freeze_tiled(
-    sources: Sequence[InputSource], output: Store, shard_size: int, generation: int, tiling: Tiling
+    sources: Sequence[InputSource],
+    output: Store,
+    shard_size: int,
+    generation: int,
+    tiling: Tiling,
+    limits: DecodeLimits,
 ) -> Plan:
     """Make the plan of one generation, or adopt the one that is there: the first record created rules.
 
-    A shard of windows has `shard_size` of them; a stitch shard has rasters of about as many. Raises what
-    `pipeline.manifest.freeze` does, and InputError for an area of interest that is none or that no raster
-    meets.
+    A shard of windows has `shard_size` of them; a stitch shard has rasters of about as many. `limits` are
+    for looking at a raster's header. Raises what `pipeline.manifest.freeze` does, and InputError for an area
+    of interest that is none or that no raster meets.
     """
     try:
         plan = load_plan(output, generation)
     except NotFound:
-        found = _Freezing(sources, output, shard_size, generation, tiling).plan()
+        found = _Freezing(sources, output, shard_size, generation, tiling, limits).plan()
         assert found is not None
         plan = found
     install_windows(output, plan)
@@ -80,7 +85,12 @@ def freeze_tiled(
 
 
 def extend_tiled(
-    sources: Sequence[InputSource], output: Store, plans: Sequence[Plan], known: Known, tiling: Tiling
+    sources: Sequence[InputSource],
+    output: Store,
+    plans: Sequence[Plan],
+    known: Known,
+    tiling: Tiling,
+    limits: DecodeLimits,
 ) -> tuple[Plan | None, Scan]:
     """Append a generation of what the inputs marked `new` have and no plan has; None where that is nothing.
 
@@ -88,7 +98,8 @@ def extend_tiled(
     """
     assert plans[-1].windows is not None
     size, crs = plans[-1].windows.shard_size, next((plan.crs for plan in plans if plan.crs), "")
-    freezing = _Freezing(sources, output, size, len(plans), replace(tiling, crs=crs or tiling.crs), known)
+    tiling = replace(tiling, crs=crs or tiling.crs)
+    freezing = _Freezing(sources, output, size, len(plans), tiling, limits, known)
     plan = freezing.plan(plans)
     if plan is not None:
         install_windows(output, plan)
@@ -109,6 +120,7 @@ class _Freezing:
         shard_size: int,
         generation: int,
         tiling: Tiling,
+        limits: DecodeLimits,
         known: Known | None = None,
     ) -> None:
         """With `known` a later generation, of what is not."""
@@ -116,7 +128,7 @@ class _Freezing:
             raise ValueError(f"a shard of {shard_size} windows")
         self._sources, self._output, self._windows_output = sources, output, open_windows(output)
         self._shard_size, self._generation, self._tiling = shard_size, generation, tiling
-        self._known = known
+        self._known, self._limits = known, limits
         self._tally, self._rows = Tally(), InputRows(sources, output, known)
         self._areas = read_areas(sources)
         self._schema = entry_schema(self._rows.extra, tiled=True)
@@ -186,7 +198,7 @@ class _Freezing:
             yield [kept[member] for member in members]
 
     def _cuts(self) -> Iterator[Cut]:
-        children = RasterChildren(DecodeLimits())
+        children = RasterChildren(self._limits)
         inspector = Inspector(self._sources, self._tiling, children.inspect)
         with closing(children), ThreadPoolExecutor(INSPECTORS, "inspect") as inspectors:
             for batch in self._rows.batches(self._tally):

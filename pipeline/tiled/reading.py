@@ -19,6 +19,7 @@ from pipeline.records import ImageRef, InputRejected, Status, Window
 from pipeline.sources import InputSource
 from pipeline.tiled.frozen import FrozenRaster, read_frozen
 from pipeline.tiled.pixels import WindowPixels, window_pixels
+from pipeline.watchdog import paused, unhurried
 
 PHOTOGRAPHS = 2
 """Decoded photographs kept for their next windows: a shard goes through them one after another."""
@@ -76,7 +77,7 @@ class WindowReader:
     def _of_photograph(
         self, ref: ImageRef, window: Window, frozen: FrozenRaster, limits: DecodeLimits, decode: Decode
     ) -> WindowPixels:
-        rgb = self._photograph(ref).get(lambda: decode(self._inputs.fetch(ref, limits.bytes)[0]))
+        rgb = self._photograph(ref).get(lambda: decode(self._fetched(ref, limits)))
         if rgb.shape[:2] != (frozen.height, frozen.width):
             decoded, said = f"{rgb.shape[1]}x{rgb.shape[0]}", f"{frozen.width}x{frozen.height}"
             raise InputRejected(Status.UNSUPPORTED, f"decoded to {decoded} pixels, its header says {said}")
@@ -89,6 +90,10 @@ class WindowReader:
         padded[: part.height, : part.width] = rgb[rows, columns]
         valid[: part.height, : part.width] = True
         return WindowPixels(padded, valid)
+
+    def _fetched(self, ref: ImageRef, limits: DecodeLimits) -> bytes:
+        with paused():
+            return self._inputs.fetch(ref, limits.bytes)[0]
 
     def _photograph(self, ref: ImageRef) -> _Photograph:
         with self._lock:
@@ -128,7 +133,7 @@ class _Photograph:
         self._refused: InputRejected | None = None
 
     def get(self, decode: Callable[[], Rgb]) -> Rgb:
-        with self._lock:
+        with unhurried(self._lock):
             if self._refused is not None:
                 raise self._refused
             if self._rgb is None:

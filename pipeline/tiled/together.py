@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,10 @@ from pipeline.tiled.frozen import FrozenRaster
 from pipeline.tiled.groups import footprints
 from pipeline.tiled.nodata import tight
 from pipeline.tiled.spool import Spool
+from pipeline.watchdog import watching
+
+STEP_SECONDS = 3600.0
+"""A step of stitching, a window's or a batch's, that lasts longer ends its process."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,12 @@ def offsets(rasters: Sequence[FrozenRaster]) -> list[tuple[int, int]] | None:
     return found
 
 
-def stitch_into(spool: Spool, parts: Sequence[Part], windows: WindowsFound) -> None:
+def step(what: str, shard: str) -> AbstractContextManager[None]:
+    """Around a step of a stitch shard, which is to end; what it is made of is not read in it."""
+    return watching(f"{what} of shard {shard}", STEP_SECONDS)
+
+
+def stitch_into(spool: Spool, parts: Sequence[Part], windows: WindowsFound, shard: str = "") -> None:
     """Stitch rasters of one grid, and put what is settled into the spool in each raster's own pixels."""
     seen = [(at, window) for at, part in enumerate(parts) for window in part.seen if window.done]
     if not seen:
@@ -69,9 +79,11 @@ def stitch_into(spool: Spool, parts: Sequence[Part], windows: WindowsFound) -> N
     for part in parts:
         for window, found in zip(part.seen, windows.instances(part.raster), strict=True):
             if window.done:
-                _put(spool, parts, grid, stitcher.add(number, found))
+                with step(f"stitching raster {part.number}", shard):
+                    _put(spool, parts, grid, stitcher.add(number, found))
                 number += 1
-    _put(spool, parts, grid, stitcher.finish())
+    with step(f"stitching raster {parts[-1].number}", shard):
+        _put(spool, parts, grid, stitcher.finish())
 
 
 def _put(spool: Spool, parts: Sequence[Part], grid: Windows, settled: Fragments) -> None:
@@ -115,7 +127,7 @@ def _cropped(mask: RleMasks, width: int, height: int) -> RleMasks:
     return tight(pixels, x + left, y + top) if pixels.any() else RleMasks.empty(1)
 
 
-def worse(spool: Spool, rasters: Mapping[int, FrozenRaster], crs: str) -> NDArray[np.bool_]:
+def worse(spool: Spool, rasters: Mapping[int, FrozenRaster], crs: str, shard: str = "") -> NDArray[np.bool_]:
     """(all instances in the spool,) which of them another raster of the unit shows better.
 
     For rasters whose grids are not one; only what reaches where another raster looked is compared, and held
@@ -131,8 +143,9 @@ def worse(spool: Spool, rasters: Mapping[int, FrozenRaster], crs: str) -> NDArra
             georef = rasters[number].georef
             if not len(mine) or georef is None:
                 continue
-            shape = on_map(found.masks[mine], georef, crs).geometry
-            near, ground = tree.query(shape, predicate="intersects")
+            with step(f"comparing raster {number}", shard):
+                shape = on_map(found.masks[mine], georef, crs).geometry
+                near, ground = tree.query(shape, predicate="intersects")
             shared = np.unique(near[ground != at])
             shapes.append(shape[shared])
             classes.append(found.classes[mine][shared])
@@ -140,9 +153,10 @@ def worse(spool: Spool, rasters: Mapping[int, FrozenRaster], crs: str) -> NDArra
             places.append(begin + mine[shared])
     left_out = np.zeros(len(spool), bool)
     if places:
-        compared = duplicates(
-            np.concatenate(shapes), np.concatenate(classes), np.concatenate(owners), grounds
-        )
+        with step("comparing rasters", shard):
+            compared = duplicates(
+                np.concatenate(shapes), np.concatenate(classes), np.concatenate(owners), grounds
+            )
         left_out[np.concatenate(places)[compared]] = True
     return left_out
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condinst.model import Instances
+from pipeline.care import demand_hope
 from pipeline.clock import Clock
 from pipeline.commit import Commit, TableFile
 from pipeline.ledger import Ledger
@@ -31,7 +32,8 @@ from pipeline.tiled.groups import groups
 from pipeline.tiled.planning import open_windows
 from pipeline.tiled.spool import Spool
 from pipeline.tiled.tablewriter import InstancesFile
-from pipeline.tiled.together import Part, offsets, stitch_into, worse
+from pipeline.tiled.together import Part, offsets, step, stitch_into, worse
+from pipeline.watchdog import Watchdog
 from pipeline.weights import class_names
 
 
@@ -54,15 +56,18 @@ class StitchWorker:
         self._windows: dict[int, WindowsFound] = {}
         self._lock = threading.Lock()
         self._progress = Progress(self._store, self.id)
+        self._watchdog = Watchdog()
 
     def close(self) -> None:
-        """End the worker's thread; no shard may be in work."""
+        """End the worker's threads; no shard may be in work."""
         self._progress.close()
+        self._watchdog.close()
 
     def process(self, shard: str) -> ShardResult:
         """Stitch a shard and commit it; a shard that another attempt committed first costs but time.
 
-        Raises LedgerError where a window is not committed, StoreError when the store cannot be reached.
+        Raises LedgerError where a window is not committed, StoreError when the store cannot be reached, and
+        ShardGivenUp for a shard that process after process died at.
         """
         clock = Clock(shard)
         plan, refs = self._plans.shard(shard)
@@ -73,6 +78,7 @@ class StitchWorker:
         attempt = self._ledger.begin(shard, self.id)
         with self._progress.shard(shard, len(refs), clock):
             try:
+                demand_hope(self._store, shard, attempt, "" if base is None else base.attempt)
                 record = self._stitch(plan, shard, attempt, refs, clock)
                 if base is not None:
                     record = replace(record, revision=base.revision + 1)
@@ -104,9 +110,9 @@ class StitchWorker:
         with clock.stage("encode"), Spool() as spool:
             windows = self._windows_of(plan)
             parts = self._parts(plan, refs, windows)
-            left_out = self._fill(spool, plan, parts, windows)
+            left_out = self._fill(spool, plan, parts, windows, shard)
             for ref, part in zip(refs, parts, strict=True):
-                outcomes.append(_written(file, ref, part, spool.rows(part.number, left_out)))
+                outcomes.append(_written(file, ref, part, spool.rows(part.number, left_out), shard))
                 self._progress.advance(shard, 1)
             images = images_table(outcomes, attempt, plan.extra)
             files: dict[str, Data] = {"instances": file.close(), "images": to_parquet(images, said)}
@@ -140,13 +146,13 @@ class StitchWorker:
         return parts
 
     def _fill(
-        self, spool: Spool, plan: Plan, parts: Sequence[Part], windows: WindowsFound
+        self, spool: Spool, plan: Plan, parts: Sequence[Part], windows: WindowsFound, shard: str
     ) -> NDArray[np.bool_] | None:
         """Stitch the shard's rasters; returns which instances another raster shows better, if any could."""
         tiling = self.settings.tiling
         if tiling is None or not tiling.across_rasters:
             for part in parts:
-                stitch_into(spool, [part], windows)
+                stitch_into(spool, [part], windows, shard)
             return None
         apart: dict[int, FrozenRaster] = {}
         for members in groups([part.raster for part in parts], plan.crs):
@@ -154,27 +160,30 @@ class StitchWorker:
             placed = offsets([part.raster for part in unit]) if len(unit) > 1 else None
             if placed is not None:
                 unit = [replace(part, offset=at) for part, at in zip(unit, placed, strict=True)]
-                stitch_into(spool, unit, windows)
+                stitch_into(spool, unit, windows, shard)
                 continue
             for part in unit:
-                stitch_into(spool, [part], windows)
+                stitch_into(spool, [part], windows, shard)
             if len(unit) > 1:
                 apart |= {part.number: part.raster for part in unit}
-        return worse(spool, apart, plan.crs) if apart else None
+        return worse(spool, apart, plan.crs, shard) if apart else None
 
 
-def _written(file: InstancesFile, ref: ImageRef, part: Part, found: Iterator[Instances]) -> Outcome:
+def _written(
+    file: InstancesFile, ref: ImageRef, part: Part, found: Iterator[Instances], shard: str
+) -> Outcome:
     """Write a raster's instances; returns its row."""
     raster, rows, placeless = part.raster, 0, None
     if raster.status is not None:
         return Outcome(ref, raster.status, error=raster.reason)
     georef, size = raster.georef, (raster.height, raster.width)
     for batch in found:
-        try:
-            file.add(ref, size, batch, rows, georef)
-        except ValueError as error:  # it lies beyond where the CRS of the output can be used
-            georef, placeless = None, f"no geometries: {error}"
-            file.add(ref, size, batch, rows, georef)
+        with step(f"writing instances of {ref.image_id!r}", shard):
+            try:
+                file.add(ref, size, batch, rows, georef)
+            except ValueError as error:  # it lies beyond where the CRS of the output can be used
+                georef, placeless = None, f"no geometries: {error}"
+                file.add(ref, size, batch, rows, georef)
         rows += len(batch)
     status, said = _judged(part.seen, rows)
     return Outcome(

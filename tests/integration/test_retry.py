@@ -174,6 +174,37 @@ def test_images_that_kill_their_worker_are_spared(job: Job, folder: Path) -> Non
     assert verify(job.store).statuses == {"ok": 8}
 
 
+def test_deaths_before_the_last_commit_do_not_give_a_shard_up(
+    folder: Path, weights: Path, tmp_path: Path
+) -> None:
+    """Its four images died in the model, with --poison they are tried again, and none of it is known."""
+    mend(folder)
+    job = start(settings_of(str(folder), weights, str(tmp_path / "out")))
+    ledger, (shard, other) = Ledger(job.store), job.pending
+    for _ in range(2 + 3 * 4):
+        ledger.begin(shard, "gone")
+    for number, name in enumerate(("a/001.png", "a/003.png", "a/005.png", CUT)):
+        put_culprit(job.store, shard, str(number), name, "ends its process")
+    run_local(job.settings, [shard, other], on_result=lambda _: None)
+    assert verify(job.store).statuses == {"failed": 4, "ok": 4}
+    _, retry = request(job.store, {"failed"}, wanted(job, "failed").revisions, poison=True)
+    assert [result.error for result in do(job, retry)] == [None]
+    assert verify(job.store).statuses == {"ok": 8}
+
+
+def test_what_a_retry_learns_of_deadly_images_is_kept_when_it_goes_on(job: Job) -> None:
+    """With --local a death ends the command, and the same command goes on."""
+    shard = "0000-000000"
+    put_culprit(job.store, shard, "a", CUT, "ends its process")
+    first, retry = request(job.store, {"failed"}, {shard: 0}, poison=True)
+    assert count_culprits(job.store) == {}
+    put_culprit(job.store, shard, "b", CUT, "ends its process")
+    assert request(job.store, {"failed"}, {shard: 0}, poison=True) == (first, retry)
+    assert count_culprits(job.store) == {shard: 1}
+    without, _ = request(job.store, {"failed"}, {shard: 0})
+    assert without != first, "another request"
+
+
 def test_the_same_request_goes_on_after_an_interruption(job: Job) -> None:
     """A shard that was done before the interruption is not done again, though its input failed again."""
     first, second = "0000-000000", "0000-000001"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_attempts_that_began_and_did_not_end_are_counted(store: Store) -> None:
     assert look_back(store, SHARD, mine).unfinished == 0
 
 
+def test_deaths_before_the_last_commit_are_told_from_those_since(store: Store) -> None:
+    before = leave(store)
+    time.sleep(0.002)  # attempts are named after the millisecond that they began in
+    leave(store)
+    assert (past(store).unfinished, past(store).lately) == (2, 2)
+    assert look_back(store, SHARD, "", since=before.attempt) == Past(2, lately=1)
+
+
 def test_an_attempt_that_ended_with_an_error_accuses_nobody(store: Store) -> None:
     """Its batch was in the model's queue yet, and noted after the rest was swept."""
     leave(store, "a", began=False)
@@ -75,7 +84,7 @@ def test_suspicion_falls_on_batches_and_blame_on_images_that_were_alone(store: S
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"images": 3, "worker": "w", "time": 1}', b"\xff"])
 def test_a_note_that_nobody_could_have_written_accuses_nobody(store: Store, data: bytes) -> None:
     store.put(at_key(SHARD, leave(store).attempt), data)
-    assert past(store) == Past(1)
+    assert past(store) == Past(1, lately=1)
 
 
 def test_what_is_dead_does_not_stir(store: Store) -> None:

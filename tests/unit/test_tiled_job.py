@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +17,21 @@ import shapely
 from rasterio.transform import from_origin
 
 from jobs.scenes import render
-from pipeline import tables
+from pipeline import tables, watchdog
+from pipeline.care import GIVEN_UP_AFTER
 from pipeline.commit import commit_key
 from pipeline.engine import attempt, worker_of
 from pipeline.export.places import write_places
 from pipeline.export.selection import Selection
+from pipeline.ledger import Ledger
 from pipeline.manifest import InputSource
 from pipeline.storage import Store
+from pipeline.tiled import together
 from pipeline.tiled.settings import Tiling
 from pipeline.verify import Outcome, verify
 from tests.bench.mosaic import quarters, segmented
 from tests.rasters import UTM, terrain, write_raster
-from tests.tiled import TiledJob, tiled_job
+from tests.tiled import TiledJob, local, tiled_job
 from tests.tiny import encoded, picture, tiny_weights
 
 
@@ -284,3 +289,48 @@ def test_an_export_of_geometries_in_another_system_than_the_rasters(
     write_places(job.run, Selection(), tmp_path / "utm.parquet", UTM)
     back = geopandas.read_parquet(tmp_path / "utm.parquet").to_crs("EPSG:3301")
     assert shapely.hausdorff_distance(back.geometry.values, own).max() < 1e-3
+
+
+@pytest.fixture
+def halfway(tiny: Path, tmp_path: Path) -> TiledJob:
+    """A job whose windows are done, and its only raster is not."""
+    write_raster(tmp_path / "in.tif", terrain(3, 96, 192))
+    job = tiled_job(tmp_path / "in.tif", tmp_path / "out", tiny, tiling=Tiling(size=96, overlap=0))
+    assert job.plan.windows is not None
+    local(job.settings.of_windows(), job.plan.windows.shard_ids())
+    return job
+
+
+def test_a_stitch_shard_that_many_processes_died_at_is_given_up(halfway: TiledJob) -> None:
+    ledger, worker = Ledger(halfway.store), worker_of(halfway.settings.of_stitching(), None)
+    (shard,) = halfway.plan.shard_ids()
+    for _ in range(GIVEN_UP_AFTER):
+        last = ledger.begin(shard, "gone")
+    error = attempt(worker.process, shard).error
+    assert error is not None
+    assert error.startswith(f"ShardGivenUp: 12 attempts at shard {shard} began and did not end")
+    ledger.abandon(shard, last)
+    assert attempt(worker.process, shard).error is None
+    worker.close()
+
+
+def test_a_step_of_stitching_that_does_not_end_ends_its_process(
+    halfway: TiledJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, why = threading.Event(), []
+    add = together.Stitcher.add
+
+    def hanging(self: together.Stitcher, *arguments: Any) -> Any:
+        assert ended.wait(60)
+        return add(self, *arguments)
+
+    def die(said: str) -> None:
+        why.append(said)
+        ended.set()
+
+    monkeypatch.setattr(together.Stitcher, "add", hanging)
+    monkeypatch.setattr(together, "STEP_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "SLACK", 600.0)
+    monkeypatch.setattr(watchdog, "die", die)
+    local(halfway.settings.of_stitching(), halfway.plan.shard_ids())
+    assert why[0].startswith("stitching raster 0 of shard 0000-000000 has not ended within 0.2 s")

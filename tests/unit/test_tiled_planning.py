@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
+from pipeline import watchdog
+from pipeline.care import Care
+from pipeline.childdecode import unalarmed
 from pipeline.decode import DecodeLimits
 from pipeline.geo.ranges import Pages, Ranged
 from pipeline.known import Known
@@ -25,6 +31,7 @@ from pipeline.tiled.groups import groups
 from pipeline.tiled.inspect import look_at
 from pipeline.tiled.pixels import window_pixels
 from pipeline.tiled.planning import extend_tiled, freeze_tiled, open_windows
+from pipeline.tiled.reading import WindowReader
 from pipeline.tiled.settings import Tiling
 from tests.rasters import NORTH_UP, UTM, opened, terrain, write_raster
 from tests.tiny import encoded, picture
@@ -35,7 +42,7 @@ TILING = Tiling(size=64, overlap=16)
 
 def planned(folder: Path, output: Path, shard_size: int = 5, tiling: Tiling = TILING, **source: Any) -> Plan:
     sources = (InputSource(str(folder), **source),)
-    return freeze_tiled(sources, Store.open(str(output)), shard_size, 0, tiling)
+    return freeze_tiled(sources, Store.open(str(output)), shard_size, 0, tiling, DecodeLimits())
 
 
 def rows(store: Store, plan: Plan) -> list[ImageRef]:
@@ -226,18 +233,85 @@ def test_a_raster_that_its_store_does_not_give_is_no_death(tmp_path: Path) -> No
         children.inspect(data, TILING)
 
 
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodeLimits]:
+    """A store that takes longer for a range, or an object, than an image may; this process does not end."""
+    limits = DecodeLimits(seconds=3.0)
+    why: list[str] = []
+    for name in ("get_range", "get_with_info"):
+        quick = getattr(Store, name)
+
+        def get(self: Store, *arguments: Any, quick: Any = quick) -> Any:
+            time.sleep(limits.seconds + 1)
+            return quick(self, *arguments)
+
+        monkeypatch.setattr(Store, name, get)
+    monkeypatch.setattr(watchdog, "die", why.append)
+    monkeypatch.setattr(watchdog, "SLACK", 600.0)
+    dog = watchdog.Watchdog()
+    yield limits
+    dog.close()
+    assert why == []
+
+
+def test_the_time_that_a_store_takes_is_not_that_of_a_child(tmp_path: Path, slow: DecodeLimits) -> None:
+    path = write_raster(tmp_path / "a.tif", terrain(3, 90, 120), tiled=True, **BLOCKS)
+    data = Ranged(Store.open(str(tmp_path)), path.name, path.stat().st_size, Pages(1 << 20))
+    with closing(RasterChildren(slow)) as children:
+        assert children.inspect(data, TILING) == look_at(opened(path), TILING)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "b.jpg"])
+def test_the_time_that_a_store_takes_is_not_that_of_reading_a_window(
+    tmp_path: Path, slow: DecodeLimits, name: str
+) -> None:
+    raster = FrozenRaster(width=96, height=96)
+    if name == "a.tif":
+        raster = look_at(opened(write_raster(tmp_path / name, terrain(3, 96, 96))), TILING)
+    else:
+        (tmp_path / name).write_bytes(encoded(picture(0, 96, 96), "JPEG"))
+    place = Window(0, 0, 96, 96)
+    ref = ImageRef(name, str(tmp_path / name), 0, window=place, raster=raster.to_json())
+    with closing(WindowReader((InputSource(str(tmp_path)),))) as windows:
+        assert Care(slow).window(ref, windows).rgb.shape == (96, 96, 3)
+
+
+def test_a_child_is_not_alarmed_by_what_it_waits_for() -> None:
+    """It ends itself in the end if its parent does not, but for a store that is slow."""
+    signal.setitimer(signal.ITIMER_REAL, 500)
+    with unalarmed():
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert 0 < signal.setitimer(signal.ITIMER_REAL, 0)[0] <= 500
+
+
+def test_headers_are_looked_at_within_the_limits_of_the_job(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    made = RasterChildren.__init__
+
+    def make(self: RasterChildren, limits: DecodeLimits) -> None:
+        seen.append(limits)
+        made(self, limits)
+
+    monkeypatch.setattr(RasterChildren, "__init__", make)
+    limits = DecodeLimits(seconds=77.0)
+    freeze_tiled((InputSource(str(mixed)),), Store.open(str(tmp_path / "out")), 5, 0, TILING, limits)
+    assert seen == [limits]
+
+
 def test_later_generations_count_each_skipped_input_once(tmp_path: Path) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
     (folder / "notes").mkdir(parents=True)
     write_raster(folder / "a.tif", terrain(3, 64, 64))
     (folder / "notes" / "1.txt").write_text("no raster")
     source, store = InputSource(str(folder), include=("*.tif",), new=True), Store.open(str(output))
-    plans = [freeze_tiled((source,), store, 5, 0, TILING)]
+    plans = [freeze_tiled((source,), store, 5, 0, TILING, DecodeLimits())]
     for name, more in (("b.tif", 0), ("c.tif", 1)):
         write_raster(folder / name, terrain(3, 64, 64))
         for number in range(more):
             (folder / "notes" / f"{name}{number}.txt").write_text("no raster either")
-        grown, found = extend_tiled((source,), store, plans, Known.of(store, plans), TILING)
+        grown, found = extend_tiled((source,), store, plans, Known.of(store, plans), TILING, DecodeLimits())
         assert grown is not None
         assert (grown.images, found.images, found.known) == (1, 1, len(plans))
         assert grown.skipped == ({"not_included": more} if more else {})

@@ -11,7 +11,7 @@ import pytest
 SETUP = """
 import ctypes, threading, time
 from pipeline import watchdog
-from pipeline.watchdog import Watchdog, watching
+from pipeline.watchdog import Watchdog, paused, unhurried, watching
 watchdog.BEAT, watchdog.SLACK = 0.05, 0.3
 hold_the_gil = ctypes.PyDLL(None).usleep
 seconds = lambda s: int(s * 1e6)
@@ -118,3 +118,44 @@ with watching("x", 0.1):
     hold_the_gil(seconds(0.5))
 """)
     assert (code, said) == (0, [])
+
+
+def test_waiting_for_others_takes_no_time() -> None:
+    code, said = outcome("""
+dog = Watchdog()
+taken = threading.Lock()
+taken.acquire()
+threading.Timer(1.5, taken.release).start()
+with watching("x", 1.0):
+    with paused():
+        time.sleep(1.5)
+    with unhurried(taken):
+        pass
+""")
+    assert (code, said) == (0, [])
+
+
+def test_the_rest_of_the_time_runs_after_it() -> None:
+    code, said = outcome("""
+dog = Watchdog()
+with watching("x", 0.5):
+    with paused():
+        time.sleep(0.2)
+    time.sleep(100)
+""")
+    assert code == 1
+    assert "x has not ended within 0.5 s" in said[0]
+
+
+def test_one_that_waits_gives_others_no_time() -> None:
+    code, said = outcome("""
+dog = Watchdog()
+def wait():
+    with watching("waiting", 600), paused():
+        time.sleep(100)
+threading.Thread(target=wait, daemon=True).start()
+with watching("x", 0.5):
+    time.sleep(100)
+""")
+    assert code == 1
+    assert "x has not ended within 0.5 s" in said[0]
