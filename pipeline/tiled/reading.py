@@ -55,14 +55,15 @@ class WindowReader:
         raster is gone, forbidden or changed, or whatever reading says. Raises Unavailable when its store
         serves nobody, and whatever `decode` raises.
         """
-        assert ref.window is not None
+        window = ref.window
+        assert window is not None
         assert ref.raster is not None
         raster = read_frozen(ref.raster)
         ref = ref if ref.etag is not None else replace(ref, etag=raster.etag)
         with rejecting():
             if raster.photograph:
-                return self._of_photograph(ref, ref.window, raster, limits, decode)
-            return self._of_raster(ref, ref.window, raster, elsewhere)
+                return self._of_photograph(ref, window, raster, limits, decode)
+            return self._of_raster(ref, window, raster, elsewhere)
 
     def _of_raster(
         self, ref: ImageRef, window: Window, frozen: FrozenRaster, elsewhere: Elsewhere | None
