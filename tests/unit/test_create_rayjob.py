@@ -14,7 +14,7 @@ import pytest
 
 from jobs.create_rayjob import Api, made, scheduled, wait
 from jobs.render import render
-from tests.kube import crds, refused
+from tests.kube import refused
 
 ROOT = Path(__file__).parents[2]
 URL = "/apis/ray.io/v1/namespaces/farm/rayjobs"
@@ -67,7 +67,6 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def kubernetes() -> Iterator[Kubernetes]:
-    crds()
     with Kubernetes() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
