@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -155,3 +156,17 @@ def test_workflows_use_pinned_actions_and_few_rights() -> None:
         steps = [step for job in flow["jobs"].values() for step in job["steps"]]
         assert all(re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in steps if "uses" in step)
         assert all("timeout-minutes" in job for job in flow["jobs"].values())
+
+
+def test_the_workflow_runs_what_ci_runs_and_the_tests_of_clusters() -> None:
+    flow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yaml").read_text())
+    runs = {name: [step.get("run", "") for step in job["steps"]] for name, job in flow["jobs"].items()}
+    assert ".ci/run" in runs["test"]
+    assert "make test-clusters" in runs["clusters"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    # The packages that make browser and make ceph install are Debian's, and only root installs them.
+    assert all(
+        flow["jobs"][name]["container"]["image"].endswith("-bookworm") for name in ("test", "clusters")
+    )
+    every = (ROOT / "Makefile").read_text()
+    assert all(f"\n{step}:" in every for step in ("browser", "ceph", "lint", "test", "test-clusters"))
