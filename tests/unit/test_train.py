@@ -12,6 +12,7 @@ from rich.console import Console
 
 import condinst
 from condinst import weights
+from condinst.config import ModelConfig
 from jobs.check import load_text
 from jobs.errors import JobError, Refused, SpecError
 from jobs.exam import given_exam, held_exam
@@ -19,6 +20,7 @@ from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
 from jobs.train import _group, train_job
 from jobs.train_log import read_log
+from jobs.train_record import claim
 from jobs.train_spec import DataSection, SourceSection, TrainSpec
 from pipeline.checkpoints import CheckpointError, Checkpoints
 from pipeline.samples import Samples, SampleSource, held_out
@@ -298,3 +300,19 @@ def test_workers_are_asked_for_as_the_spec_says(scenes: Path, tmp_path: Path) ->
     group = _group(spec, spec.workers)
     assert (group.count, group.cpus, group.memory, group.accelerator) == (2, 3, 2 * 2**30, "L4")
     assert group.env == {"AWS_REGION": "eu-north-1"}
+
+
+def test_what_limits_and_reserves_is_no_other_training(scenes: Path, tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "out"))
+    config = ModelConfig(classes=CATEGORIES)
+    assert claim(store, spec_of(scenes, tmp_path / "out"), config, {}, {})
+    more = "timeout: 6h\nmax_gpu_hours: 2\nretries: 3\nresources: {cpus: 2}\nschedule: {cron: '@daily'}\n"
+    changed = spec_of(scenes, tmp_path / "out", more=more)
+    assert not claim(store, changed, config, {}, {})
+    # As versions wrote it that took these for a part of it.
+    record = json.loads(store.get("train.json"))
+    record["settings"] |= {"timeout": None, "resources": {"cpus": 1}}
+    store.put("train.json", json.dumps({**record, "fingerprint": "another"}).encode())
+    assert not claim(store, changed, config, {}, {})
+    with pytest.raises(Refused, match="batch"):
+        claim(store, changed.model_copy(update={"batch": 3}), config, {}, {})
