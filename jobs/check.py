@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -19,6 +19,11 @@ from jobs.spec import SegmentSpec
 from jobs.yaml_source import Document, Path, describe, dotted, parse, written
 
 Schema = Mapping[str, Any]
+TAKEN_BY = {
+    "segment": "`condinst run`, plan, try and others",
+    "train": "`condinst train`, submit, jobs, render and schedule",
+}
+"""Commands that take each kind of spec."""
 AnySpec = TypeVar("AnySpec", bound=JobSpec)
 
 
@@ -84,7 +89,11 @@ def load_text(
 
 
 def checked(document: Document, kind: type[AnySpec], around: Surroundings) -> AnySpec:
-    """The spec that a document, changed in place, holds. Raises SpecError with every problem found."""
+    """The spec that a document, changed in place, holds. Raises SpecError with every problem found.
+
+    Of a spec of another kind that is the only problem told: all its keys would be unknown.
+    """
+    _refuse_other_kind(document, get_args(kind.model_fields["kind"].annotation)[0])
     problems = fill(document, around)
     try:
         spec = kind.model_validate(document.value)
@@ -100,6 +109,13 @@ def checked(document: Document, kind: type[AnySpec], around: Surroundings) -> An
     if problems:
         raise SpecError(sorted(set(problems), key=_reading_order))
     return spec
+
+
+def _refuse_other_kind(document: Document, wanted: str) -> None:
+    given = document.value.get("kind") if isinstance(document.value, dict) else None
+    if isinstance(given, str) and given != wanted and given in TAKEN_BY:
+        message = f"this is kind: {given}, for {TAKEN_BY[given]}; the command here is for {wanted} jobs"
+        raise SpecError([Problem(str(document.place(("kind",))), "kind", message)])
 
 
 def _read(path: FilePath, overrides: Sequence[str]) -> Document:

@@ -74,6 +74,12 @@ RequireVersion = Annotated[
     str | None,
     typer.Option(help="Refuse to run with another version of condinst.", show_default=False),
 ]
+JsonLogs = Annotated[
+    bool,
+    typer.Option(
+        "--json-logs", envvar="CONDINST_JSON_LOGS", help="Tell of the run in lines of JSON, on stdout."
+    ),
+]
 
 
 def main() -> None:
@@ -160,12 +166,7 @@ def run(
         bool, typer.Option("--local", help="In this process, without Ray: for debugging.")
     ] = False,
     require_version: RequireVersion = None,
-    json_logs: Annotated[
-        bool,
-        typer.Option(
-            "--json-logs", envvar="CONDINST_JSON_LOGS", help="Tell of the run in lines of JSON, on stdout."
-        ),
-    ] = False,
+    json_logs: JsonLogs = False,
 ) -> None:
     """Run a job, or continue it; what is committed is not done again.
 
@@ -193,6 +194,7 @@ def train(
     spec: SpecFile,
     overrides: Overrides = [],  # noqa: B006
     require_version: RequireVersion = None,
+    json_logs: JsonLogs = False,
 ) -> None:
     """Train a model on labelled images, and measure it as it grows.
 
@@ -203,6 +205,8 @@ def train(
     [cyan]condinst train job.yaml --set training.steps=200 --set output.uri=work/quick[/]
     """
     _require(require_version)
+    if json_logs:
+        structured.log_json()
     from jobs.check import load
     from jobs.filling import Surroundings, use_environment
     from jobs.train_spec import TrainSpec

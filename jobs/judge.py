@@ -14,6 +14,7 @@ from rich.console import Console
 from condinst import CondInst, parallel, weights
 from condinst.evaluate import Metrics, evaluate
 from condinst.training import Training
+from jobs import structured
 from jobs.exam import Exam
 from jobs.figures import print_metrics
 from jobs.train_spec import TrainSpec
@@ -64,6 +65,7 @@ class Judge:
             f"step {training.step:,}: {metrics.kind} AP {metrics.ap:.4f}, AP50 {metrics.ap50:.4f}",
             highlight=False,
         )
+        structured.event("measured", kind=metrics.kind, **self.measured[-1])
         data = self._file(model, training.step, metrics)
         self._store.put("last.safetensors", data)
         if metrics.ap > best or len(self.measured) == 1:

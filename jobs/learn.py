@@ -19,6 +19,7 @@ from condinst.fit import fit
 from condinst.sampling import Order
 from condinst.training import Training
 from condinst.views import Views
+from jobs import structured
 from jobs.errors import JobError, naming
 from jobs.exam import Exam, given_exam, held_exam
 from jobs.judge import Judge
@@ -108,6 +109,7 @@ class _Keeper:
         self._judge.resume(found.state["measured"], float(found.state["seconds"]))
         self._log.resume(training.step)
         console.print(f"going on from step {training.step:,}", highlight=False)
+        structured.event("resumed", step=training.step)
 
     def __call__(self, training: Training) -> None:
         model = None
@@ -124,6 +126,7 @@ class _Keeper:
             "seconds": self._judge.seconds,
         }
         self._checkpoints.put(training.step, training.tensors(), state)
+        structured.event("checkpoint", step=training.step)
 
 
 def _lineage(spec: TrainSpec, given: Material) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""What a spec lets a run cost: `timeout` for one run, `max_gpu_hours` for all runs of the job."""
+"""What a spec lets a run cost: `timeout` for one run, `max_gpu_hours` for all runs of a segment job.
+
+Of a training both are for one run: its output does not say what runs took that reached no checkpoint.
+"""
 
 from __future__ import annotations
 

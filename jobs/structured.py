@@ -59,3 +59,15 @@ def event(name: str, level: int = logging.INFO, **fields: object) -> None:
     """Tell of something; the fields are plain values."""
     if is_on():
         _log.log(level, name, extra={"event": name, "fields": fields})
+
+
+def relay(text: str) -> None:
+    """Write the lines that another process of the run made of its events; any other words are a warning."""
+    for line in text.splitlines():
+        if not line.startswith("{"):
+            event("warning", logging.WARNING, message=line)
+            continue
+        for handler in _log.handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.stream.write(line + "\n")
+                handler.flush()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from condinst import weights
+from jobs import structured
 from jobs.errors import Incomplete, JobError
 from jobs.learn import SUMMARY_KEY, Material, learn, material
 from jobs.quantities import size
@@ -22,6 +23,9 @@ from jobs.train_worker import work
 from pipeline.storage import NotFound, Store
 from pipeline.trainer import Group, WorkersFailed, run_group
 
+TOLD = ("step", "seconds", "ap", "ap50", "ap75")
+"""What of the best measurement the last event says."""
+
 
 def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, object]:
     """Train, measure, and write the weights; returns the best measurement, as in `best.json`.
@@ -31,7 +35,7 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     SampleError, WeightsError, StoreError, ClusterTooSmall, CheckpointError, and Incomplete when the workers
     died too often.
     """
-    console = console or Console()
+    console = console or structured.console()
     spec = placed(spec)
     _check_device(spec)
     store = Store.open(spec.output.uri, options_of(spec.output))
@@ -46,6 +50,7 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
         _train(spec, given, console)
     found: dict[str, object] = json.loads(store.get("best.json"))
     console.print(f"weights in {escape(store.join('best.safetensors'))}", soft_wrap=True)
+    structured.event("complete", output=store.uri, **{key: found.get(key) for key in TOLD})
     return found
 
 
@@ -56,9 +61,11 @@ def _train(spec: TrainSpec, given: Material, console: Console) -> None:
             return
         run_group(
             work,
-            {"spec": spec.model_dump_json(), "width": console.width},
+            {"spec": spec.model_dump_json(), "width": console.width, "json": structured.is_on()},
             _group(spec, spec.workers),
-            lambda text: console.out(text, end="", highlight=False),
+            structured.relay
+            if structured.is_on()
+            else lambda text: console.out(text, end="", highlight=False),
         )
     except FloatingPointError as error:
         raise JobError(f"training diverged: {error}; lower training.learning_rate") from None
@@ -94,6 +101,16 @@ def _announce(spec: TrainSpec, given: Material, console: Console) -> None:
         f"training {size:.1f} M parameters on {len(given.samples):,} images, {given.samples.instances:,} "
         f"instances of {escape(', '.join(given.samples.classes))}{by}",
         highlight=False,
+    )
+    structured.event(
+        "start",
+        job=spec.name,
+        output=spec.output.uri,
+        images=len(given.samples),
+        instances=given.samples.instances,
+        classes=given.samples.classes,
+        steps=spec.training.steps,
+        workers=1 if spec.workers is None else spec.workers.count,
     )
 
 

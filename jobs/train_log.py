@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from condinst import Instances
+from jobs import structured
 from jobs.board import Board
 from jobs.curves import write_curves
 from jobs.overlay import draw
@@ -123,6 +124,16 @@ class TrainLog:
             + (f", {skipped} steps skipped" if skipped else ""),
             highlight=False,
             soft_wrap=True,
+        )
+        structured.event(
+            "step",
+            step=step,
+            steps=self._spec.training.steps,
+            losses={name: round(value, 6) for name, value in mean.items()},
+            images_per_second=round(rate, 3),
+            data_wait=round(waited, 5),
+            skipped=skipped,
+            seconds_left=round(left),
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from condinst.config import ModelConfig
 from condinst.precision import quickest_precision
 from condinst.weights import DEMO
+from jobs.conventions import JobSpec
 from jobs.errors import Refused
 from jobs.report import versions
 from jobs.resolve import absolute
@@ -21,8 +22,11 @@ from pipeline.storage import NotFound, Store
 JOB_KEY = "train.json"
 _ACCESS = ("endpoint", "region", "profile", "anonymous", "requester_pays", "requests_per_second")
 """How a store is reached: may change from run to run."""
-_FREE = ("output", "workers", "threads", "decoders", "samples")
-"""What says where and by whom, and changes no weight."""
+_FREE = (
+    *("output", "workers", "threads", "decoders", "samples", "resources"),
+    *(JobSpec.model_fields.keys() - {"kind", "name"}),
+)
+"""What says where, when, by whom and for how much, and changes no weight."""
 
 
 def placed(spec: TrainSpec) -> TrainSpec:
@@ -118,8 +122,12 @@ def standing(store: Store) -> dict[str, Any] | None:
 def _compare(store: Store, record: Mapping[str, Any], settings: Mapping[str, object]) -> None:
     if record.get("fingerprint") == fingerprint(settings):
         return
-    before = record.get("settings")
-    differing = difference(before, settings) if isinstance(before, Mapping) else []
+    found = record.get("settings")
+    # Of a version that took more for decisive.
+    before = {k: v for k, v in found.items() if k not in _FREE} if isinstance(found, Mapping) else {}
+    if before == settings:
+        return
+    differing = difference(before, settings) if before else []
     listed = "".join(f"\n  {line}" for line in differing) or "\n  (its settings are not recorded there)"
     raise Refused(
         f"{store.uri} holds a training of another spec, and one output holds one training:{listed}\n"

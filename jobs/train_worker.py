@@ -8,16 +8,20 @@ from typing import Any
 from rich.console import Console
 
 from condinst import parallel
+from jobs import structured
 from jobs.learn import learn, material
 from jobs.train_spec import TrainSpec
 from pipeline.trainer import post
 
 
 def work(payload: dict[str, Any]) -> None:
-    """Take part in the training of `payload["spec"]`; only the first worker speaks."""
+    """Take part in the training of `payload["spec"]`; only the first worker speaks, in events if `json`."""
     spec = TrainSpec.model_validate_json(payload["spec"])
     first = parallel.rank() == 0
-    console = Console(file=_Relay(payload["mailbox"]), width=payload["width"], quiet=not first)
+    relay, as_json = _Relay(payload["mailbox"]), payload["json"]
+    if first and as_json:
+        structured.log_json(relay)
+    console = Console(file=relay, width=payload["width"], quiet=as_json or not first)
     learn(spec, material(spec, Console(quiet=True), _device(spec)), console)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 import condinst
 from condinst import weights
+from condinst.config import ModelConfig
+from jobs import cli, structured
 from jobs.check import load_text
 from jobs.errors import JobError, Refused, SpecError
 from jobs.exam import given_exam, held_exam
@@ -19,6 +23,7 @@ from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
 from jobs.train import _group, train_job
 from jobs.train_log import read_log
+from jobs.train_record import claim
 from jobs.train_spec import DataSection, SourceSection, TrainSpec
 from pipeline.checkpoints import CheckpointError, Checkpoints
 from pipeline.samples import Samples, SampleSource, held_out
@@ -298,3 +303,53 @@ def test_workers_are_asked_for_as_the_spec_says(scenes: Path, tmp_path: Path) ->
     group = _group(spec, spec.workers)
     assert (group.count, group.cpus, group.memory, group.accelerator) == (2, 3, 2 * 2**30, "L4")
     assert group.env == {"AWS_REGION": "eu-north-1"}
+
+
+def test_what_limits_and_reserves_is_no_other_training(scenes: Path, tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "out"))
+    config = ModelConfig(classes=CATEGORIES)
+    assert claim(store, spec_of(scenes, tmp_path / "out"), config, {}, {})
+    more = "timeout: 6h\nmax_gpu_hours: 2\nretries: 3\nresources: {cpus: 2}\nschedule: {cron: '@daily'}\n"
+    changed = spec_of(scenes, tmp_path / "out", more=more)
+    assert not claim(store, changed, config, {}, {})
+    # As versions wrote it that took these for a part of it.
+    record = json.loads(store.get("train.json"))
+    record["settings"] |= {"timeout": None, "resources": {"cpus": 1}}
+    store.put("train.json", json.dumps({**record, "fingerprint": "another"}).encode())
+    assert not claim(store, changed, config, {}, {})
+    with pytest.raises(Refused, match="batch"):
+        claim(store, changed.model_copy(update={"batch": 3}), config, {}, {})
+
+
+@pytest.fixture
+def own_loggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what `log_json` adds be gone after the test."""
+    for logger in (structured._log, logging.getLogger()):
+        monkeypatch.setattr(logger, "handlers", list(logger.handlers))
+
+
+@pytest.mark.usefixtures("own_loggers")
+def test_a_training_is_told_in_lines_of_json(scenes: Path, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(spec_of(scenes, tmp_path / "out").model_dump_json(exclude_unset=True))
+    done = CliRunner().invoke(cli.app, ["train", str(path)], env={"CONDINST_JSON_LOGS": "1"})
+    assert done.exit_code == 0, done.output
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    names = [line["event"] for line in told if line["event"] not in ("log", "step")]
+    assert names == ["start", "measured", "checkpoint", "measured", "checkpoint", "complete"]
+    assert all({"time", "level", "event"} <= set(line) for line in told)
+    by_name = {line["event"]: line for line in told}
+    assert (by_name["start"]["steps"], by_name["step"]["step"], by_name["checkpoint"]["step"]) == (4, 4, 4)
+    assert by_name["step"]["losses"]["class"] > 0
+    best = json.loads((tmp_path / "out" / "best.json").read_text())
+    assert (by_name["complete"]["ap"], by_name["complete"]["step"]) == (best["ap"], best["step"])
+
+
+@pytest.mark.usefixtures("own_loggers")
+def test_events_of_workers_are_passed_on_and_other_words_are_warnings() -> None:
+    here = io.StringIO()
+    structured.log_json(here)
+    structured.relay('{"event": "step", "step": 3}\nworker 1 ended; going back\n')
+    lines = [json.loads(line) for line in here.getvalue().splitlines()]
+    assert lines[0] == {"event": "step", "step": 3}
+    assert (lines[1]["event"], lines[1]["message"]) == ("warning", "worker 1 ended; going back")
