@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
@@ -14,8 +13,8 @@ from pipeline.export.files import Place, whole_file
 from pipeline.export.selection import IMAGE_COLUMNS, Exported, Part, Selection, parts
 from pipeline.geo.export import export
 from pipeline.geo.geoparquet import COLUMN, PLACED, geo_columns, no_geo_columns
-from pipeline.geo.georef import Georef, crs_name, transformer
-from pipeline.geo.polygons import OnMap, on_map
+from pipeline.geo.georef import Georef, crs_name
+from pipeline.geo.polygons import OnMap, on_map, reprojected
 from pipeline.rowmasks import combined, rle_masks
 from pipeline.schemas import INSTANCES_SCHEMA, TILED_INSTANCES_SCHEMA
 from pipeline.tables import Run
@@ -114,8 +113,6 @@ def _found(rows: pa.Table, georef: Georef, crs: str, target: str) -> OnMap:
         return on_map(masks, georef, target)
     shapes = shapely.from_wkb(own.to_numpy(zero_copy_only=False))
     if target != crs:
-        change = transformer(crs, target)
-        shapes = shapely.transform(shapes, lambda at: np.column_stack(change.transform(*at.T)))
-        shapes = shapely.orient_polygons(shapely.make_valid(shapes))
+        shapes = reprojected(shapes, crs, target)
     middle = masks.x + masks.width / 2, masks.y + masks.height / 2
     return OnMap(shapes, shapely.bounds(shapes), masks.area * georef.pixel_areas(*middle))

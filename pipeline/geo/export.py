@@ -23,7 +23,7 @@ import shapely
 from pyproj import CRS
 
 from pipeline.geo.geoparquet import COLUMN, COVERING, geo_metadata
-from pipeline.geo.georef import transformer
+from pipeline.geo.polygons import mended, reprojected
 
 FORMATS = {
     ".parquet": "GeoParquet",
@@ -38,6 +38,8 @@ _LAYER = "instances"
 _WGS84 = "OGC:CRS84"
 _DECIMALS = 9
 """Of a degree in GeoJSON: a tenth of a millimetre."""
+_DEGREES = ("GeoJSON", "GeoJSONSeq")
+"""Formats whose coordinates are longitude and latitude, whatever those of the rows."""
 _NOT_FLAT = ("mask", COVERING, COLUMN)
 Batches = Iterable[pa.RecordBatch]
 
@@ -69,8 +71,9 @@ def export(batches: Batches, schema: pa.Schema, crs: str, path: Path) -> Exporte
     done = Exported()
     # The ending stays: GDAL takes its part in the form.
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}{path.suffix.lower()}")
+    placed = _placed(_in_degrees(batches, crs) if form in _DEGREES else batches, done)
     try:
-        _WRITERS[form](_placed(batches, done), schema, crs, temporary)
+        _WRITERS[form](placed, schema, crs, temporary)
         os.replace(temporary, path)
     finally:
         for left in (temporary, *temporary.parent.glob(f"{temporary.name}-*")):
@@ -87,6 +90,15 @@ def _placed(batches: Batches, done: Exported) -> Iterator[pa.RecordBatch]:
         done.without_place += batch.num_rows - placed.num_rows
         if placed.num_rows:
             yield placed
+
+
+def _in_degrees(batches: Batches, crs: str) -> Iterator[pa.RecordBatch]:
+    """The rows with their geometries in longitude and latitude, rounded."""
+    for batch in batches:
+        shapes = reprojected(_shapes(batch), crs, _WGS84)
+        shapes = mended(shapely.transform(shapes, lambda points: points.round(_DECIMALS)))
+        column = pa.array(shapely.to_wkb(shapes), pa.binary())
+        yield batch.set_column(batch.schema.get_field_index(COLUMN), COLUMN, column)
 
 
 def _geoparquet(batches: Batches, schema: pa.Schema, crs: str, path: Path) -> None:
@@ -106,24 +118,20 @@ def _geoparquet(batches: Batches, schema: pa.Schema, crs: str, path: Path) -> No
 def _geojson(batches: Batches, schema: pa.Schema, crs: str, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.write('{"type":"FeatureCollection","features":[')
-        for number, feature in enumerate(_features(batches, crs)):
+        for number, feature in enumerate(_features(batches)):
             file.write(f"{',' if number else ''}\n{feature}")
         file.write("\n]}\n")
 
 
 def _geojson_lines(batches: Batches, schema: pa.Schema, crs: str, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
-        for feature in _features(batches, crs):
+        for feature in _features(batches):
             file.write(f"{feature}\n")
 
 
-def _features(batches: Batches, crs: str) -> Iterator[str]:
-    change = transformer(crs, _WGS84)
+def _features(batches: Batches) -> Iterator[str]:
     for batch in batches:
-        shapes = shapely.transform(
-            _shapes(batch), lambda points: np.column_stack(change.transform(*points.T)).round(_DECIMALS)
-        )
-        geometries = shapely.to_geojson(shapely.orient_polygons(shapes))
+        geometries = shapely.to_geojson(_shapes(batch))
         for properties, geometry in zip(_flat(batch).to_pylist(), geometries, strict=True):
             text = json.dumps(properties, separators=(",", ":"), ensure_ascii=False, default=str)
             yield f'{{"type":"Feature","properties":{text},"geometry":{geometry}}}'

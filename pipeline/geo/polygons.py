@@ -62,6 +62,28 @@ def pixel_polygons(masks: RleMasks) -> Shapes:
     return _assembled(rings, rings.x.astype(np.float64), rings.y.astype(np.float64), len(masks))
 
 
+def reprojected(shapes: Shapes, crs: str, target: str) -> Shapes:
+    """Polygons of one CRS in another, valid; None where nothing of them has a place there.
+
+    Raises ValueError where there is no way from one to the other.
+    """
+    change = transformer(crs, target)
+    return mended(shapely.transform(shapes, lambda at: np.column_stack(change.transform(*at.T))))
+
+
+def mended(shapes: Shapes) -> Shapes:
+    """Polygons whose corners were moved, valid again and outlines counterclockwise; None where none is left.
+
+    Edges are bent by a projection, and drawn straight: long ones may then cross short ones beside them.
+    """
+    shapes = shapes.copy()
+    corners, owner = shapely.get_coordinates(shapes, return_index=True)
+    shapes[owner[~np.isfinite(corners).all(axis=1)]] = None
+    broken = ~shapely.is_valid(shapes) & ~shapely.is_missing(shapes)
+    shapes[broken] = [_polygonal(shape) for shape in shapely.make_valid(shapes[broken])]
+    return np.asarray(shapely.orient_polygons(shapes), dtype=np.object_)
+
+
 def footprint(georef: Georef, width: int, height: int, target: str | None = None) -> Any:
     """The ground a raster of that size covers, as a polygon in its CRS or in `target`.
 
@@ -78,9 +100,7 @@ def _project(masks: RleMasks, georef: Georef, target: str | None) -> Shapes:
     east, north = _coordinates(rings.x, rings.y, georef, target)
     shapes = _assembled(rings, east, north, len(masks))
     if target is not None and target != georef.crs:
-        # Edges are bent by a projection, and drawn straight: long ones may then cross short ones beside them.
-        broken = ~shapely.is_valid(shapes) & ~shapely.is_missing(shapes)
-        shapes[broken] = [_polygonal(shape) for shape in shapely.make_valid(shapes[broken])]
+        return mended(shapes)
     return np.asarray(shapely.orient_polygons(shapes), dtype=np.object_)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import geopandas
@@ -24,6 +25,19 @@ from pipeline.geo.polygons import OnMap, on_map
 from tests.rasters import blobs, rle_masks
 
 GEOREF = Georef("EPSG:32635", (0.05, 0.0, 386_200.0, 0.0, -0.05, 6_471_800.0))
+
+
+BOW = shapely.Polygon(
+    [(386_200, 6_471_700), (386_300, 6_471_800), (386_300, 6_471_700), (386_200, 6_471_800)]
+)
+"""A polygon that crosses itself."""
+SPIKED = shapely.Polygon(
+    [
+        (386_200, 6_471_700), (386_300, 6_471_700), (386_300, 6_471_750), (386_400, 6_471_750),
+        (386_300, 6_471_750), (386_300, 6_471_800), (386_200, 6_471_800),
+    ]
+)  # fmt: skip
+"""A polygon with a line that leads away from it and back: made valid, it is a polygon and a line."""
 
 
 def rows(count: int, seed: int = 0) -> tuple[OnMap, pa.RecordBatch]:
@@ -104,6 +118,27 @@ def test_an_export_holds_every_row_that_has_a_place(tmp_path: Path, ending: str)
     if ending != ".parquet":
         assert set(frame["bbox_height"]) == {4.5}
         assert "mask" not in frame.columns
+
+
+def with_shapes(batch: pa.RecordBatch, *shapes: Any) -> pa.RecordBatch:
+    """The first rows with these as their geometries."""
+    at = batch.schema.get_field_index("geometry")
+    column = pa.array(shapely.to_wkb(np.array(shapes, dtype=object)), pa.binary())
+    return batch.slice(0, len(shapes)).set_column(at, "geometry", column)
+
+
+@pytest.mark.parametrize("ending", [".geojson", ".geojsonl"])
+def test_geometries_in_longitude_and_latitude_are_valid_or_left_out(tmp_path: Path, ending: str) -> None:
+    square = shapely.box(386_200, 6_471_700, 386_300, 6_471_800)
+    thread = shapely.box(386_200, 6_471_700, 386_300, 6_471_700 + 1e-6)  # nothing of it is left when rounded
+    nowhere = shapely.box(1e9, 1e9, 2e9, 2e9)
+    batch = with_shapes(rows(9)[1], square, BOW, SPIKED, thread, nowhere)
+    done = export([batch], batch.schema, "EPSG:32635", tmp_path / f"x{ending}")
+    assert (done.rows, done.without_place) == (3, 2)
+    frame = geopandas.read_file(tmp_path / f"x{ending}")
+    assert frame.geometry.is_valid.all()
+    assert set(frame.geometry.geom_type) <= {"Polygon", "MultiPolygon"}
+    assert frame.to_crs("EPSG:32635").area.tolist() == pytest.approx([10_000, 5000, 10_000], rel=1e-3)
 
 
 @pytest.mark.parametrize("ending", [".geojson", ".gpkg", ".fgb", ".parquet"])

@@ -14,7 +14,7 @@ from rasterio.features import rasterize
 from condinst import rle
 from condinst.masks import RleMasks
 from pipeline.geo.georef import Georef, crs_name
-from pipeline.geo.polygons import footprint, on_map, pixel_polygons
+from pipeline.geo.polygons import footprint, on_map, pixel_polygons, reprojected
 from pipeline.geo.rings import trace
 from tests.rasters import blobs, rle_masks
 
@@ -142,6 +142,21 @@ def test_a_map_that_does_not_reach_there_is_refused() -> None:
     assert footprint(georef, 3600, 1800).bounds == pytest.approx((-180, -90, 180, 90))
     with pytest.raises(ValueError, match="no coordinate reference system"):
         crs_name("EPSG:nothing")
+
+
+def test_polygons_taken_to_another_map_stay_polygons() -> None:
+    """Also where making them valid leaves lines, and where they have no place there."""
+    spiked = shapely.Polygon([(24, 58), (25, 58), (25, 58.5), (26, 58.5), (25, 58.5), (25, 59), (24, 59)])
+    line = shapely.Polygon([(24, 58), (25, 58), (25, 58)])
+    far = shapely.box(-180, -90, -179, -80)
+    shapes = np.array([shapely.box(24, 58, 25, 59), spiked, line, far, None], dtype=object)
+    moved = reprojected(shapes, "OGC:CRS84", "EPSG:32635")
+    assert shapely.is_valid(moved[:2]).all()
+    assert [shape.geom_type for shape in moved[:2]] == ["Polygon", "Polygon"]
+    assert moved[1].area == pytest.approx(moved[0].area, rel=0.01)
+    assert moved[2] is None
+    assert moved[4] is None
+    assert moved[3] is None or np.isfinite(moved[3].bounds).all()
 
 
 def test_a_pixel_on_the_180th_meridian_is_no_larger_than_others() -> None:
