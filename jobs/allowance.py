@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from jobs.errors import TooManyFailed, one_line
 from jobs.progress import GOOD
 from jobs.report import queries
+from jobs.stopping import Stop
 from jobs.tally import Tally
 from pipeline.commit import Commit
 from pipeline.ledger import Ledger
@@ -24,6 +25,12 @@ class Allowance:
     stated: int | str | None
     """As in the spec: a number, a share such as `1%`, or None for any number."""
     planned: int
+    windows: int | None = None
+    """Of a tiled job's first stage: its windows, of which the planned inputs are cut into so many."""
+
+    def of_windows(self, windows: int) -> Allowance:
+        """The same for a tiled job's windows: each counts as its share of all that are planned."""
+        return replace(self, windows=windows)
 
     def exceeded(self, tally: Tally) -> bool:
         """Whether more inputs ended badly than may, of all that were planned, done or not."""
@@ -32,10 +39,25 @@ class Allowance:
 
     @property
     def most(self) -> Fraction | None:
-        """How many may."""
+        """How many may: inputs, or windows."""
+        if self.stated is None:
+            return None
         if isinstance(self.stated, str):
-            return Fraction(self.stated.rstrip(" %")) / 100 * self.planned
-        return None if self.stated is None else Fraction(self.stated)
+            inputs = Fraction(self.stated.rstrip(" %")) / 100 * self.planned
+        else:
+            inputs = Fraction(self.stated)
+        return inputs if self.windows is None else inputs * self.windows / max(1, self.planned)
+
+    def watch(self, tally: Tally, stop: Stop) -> None:
+        """Ask a run to stop as soon as more ended badly than may: `Drive.enough`."""
+        if self.exceeded(tally):
+            stop.ask(TooManyFailed(f"more inputs failed than max_failed allows; {stop.remedy}"))
+
+    def __str__(self) -> str:
+        """As in the spec; of windows, how many that is."""
+        if self.windows is None or self.most is None:
+            return str(self.stated)
+        return f"{self.stated} of the inputs, here {int(self.most):,} windows"
 
 
 def bad(counts: Mapping[str, int]) -> int:
@@ -48,9 +70,11 @@ def too_many(ledger: Ledger, allowance: Allowance, tally: Tally, remedy: str) ->
     statuses = {s: n for s, n in tally.statuses.most_common() if s not in GOOD and n}
     listed = ", ".join(f"{number:,} {status}" for status, number in statuses.items())
     number, uri = bad(tally.statuses), ledger.store.uri
+    planned = f"{allowance.planned:,} planned inputs"
+    if allowance.windows is not None:
+        planned = f"{allowance.windows:,} planned windows"
     lines = [
-        f"{number:,} of {allowance.planned:,} planned inputs ended badly ({listed}), and max_failed is "
-        f"{allowance.stated}; {remedy}",
+        f"{number:,} of {planned} ended badly ({listed}), and max_failed is {allowance}; {remedy}",
         *(f"  {one_line(example)}" for example in _examples(ledger, statuses)),
         f"To look on: {queries(uri, statuses)[-1]}",
         "When that is as it should be, run the job again with a higher max_failed: it goes on.",

@@ -20,7 +20,6 @@ from jobs.report import SUMMARY_KEY, print_report, summary, versions
 from jobs.resolve import open_output, refuse_other_settings, resolved, settings_of, standing_job
 from jobs.run_report.page import put_report
 from jobs.spec import SegmentSpec
-from jobs.stopping import Stop
 from jobs.tally import Tally
 from jobs.windows import STITCHING, WindowStage
 from pipeline.engine import cluster
@@ -76,8 +75,11 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
         drive = Drive(store, settings, pending, 0, tally, allowance.planned, console, began=began)
         drive.least, drive.limits = spec.workers.least, limits.after(tally, settings.gpus)
         accounts = _run(ledger, plans, job, drive, allowance, 0 if local else spec.workers.most)
+    whole = "every input has its row all the same"
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
-        raise too_many(ledger, allowance, tally, "every input has its row all the same")
+        raise too_many(ledger, allowance, tally, whole)
+    if settings.tiling is not None:
+        WindowStage(store, settings, plans, job, console, allowance).demand_few_bad(whole)
     structured.event("complete", **{key: accounts[key] for key in TOLD})
     return accounts
 
@@ -117,8 +119,9 @@ def _run(
     drive.workers = min(workers, len(drive.shards))
     if drive.settings.tiling is None:
         return _to_the_end(ledger, plans, job, drive, allowance)
-    stage = WindowStage(ledger.store, drive.settings, plans, job, drive.console)
+    stage = WindowStage(ledger.store, drive.settings, plans, job, drive.console, allowance)
     pending = stage.pending()
+    stage.demand_few_bad("nothing was run")
     first = min(workers, len(pending))
     # One cluster for both stages: starting Ray takes seconds.
     most = max(first, drive.workers)
@@ -134,12 +137,7 @@ def _to_the_end(
     ledger: Ledger, plans: Sequence[Plan], job: dict[str, object], drive: Drive, allowance: Allowance
 ) -> dict[str, Any]:
     """Run what is pending and write the summary."""
-
-    def enough(tally: Tally, stop: Stop) -> None:
-        if allowance.exceeded(tally):
-            stop.ask(TooManyFailed(f"more inputs failed than max_failed allows; {stop.remedy}"))
-
-    drive.enough = enough
+    drive.enough = allowance.watch
     try:
         this_run = drive.run()
     except TooManyFailed:

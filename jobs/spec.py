@@ -358,8 +358,8 @@ class SegmentSpec(JobSpec):
     max_failed: MaxFailed | None = Field(
         default=None,
         description="How many of the planned inputs may end other than ok, empty or nodata: a share (`1%`) "
-        "or a number. The job stops as soon as more have; run again with a higher value it goes on. Default: "
-        "any number.",
+        "or a number. The job stops as soon as more have; run again with a higher value it goes on. With "
+        "`tiling`, windows that end so count too, each as its share of all windows. Default: any number.",
     )
     decode: Literal["full", "scaled"] = Field(
         default="full",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from jobs.allowance import Allowance, too_many
 from jobs.driving import REPEAT, Drive
-from jobs.errors import Incomplete, first_of
+from jobs.errors import Incomplete, TooManyFailed, first_of
 from jobs.limits import Limits
 from jobs.progress import Doing
 from jobs.tally import Tally
@@ -33,11 +34,15 @@ class WindowStage:
     """Those of the job, each with its windows'."""
     job: Mapping[str, object]
     console: Console
+    allowance: Allowance
+    """The job's."""
 
     def __post_init__(self) -> None:
         self.store = open_windows(self.output)
         self.ledger = Ledger(self.store)
         self.window_plans = window_plans(self.plans)
+        self.total = sum(plan.images for plan in self.window_plans)
+        self.allowance = self.allowance.of_windows(self.total)
 
     def pending(self) -> list[str]:
         """Make the stage's output this job's, and say which of its shards are not committed."""
@@ -52,21 +57,31 @@ class WindowStage:
     ) -> dict[str, object]:
         """Segment the shards; returns what was done, as `Drive.run`.
 
-        Raises Incomplete when some could not be, and what `Drive.run` does.
+        Raises Incomplete when some could not be, TooManyFailed when more of them ended badly than may, and
+        what `Drive.run` does.
 
         `workers`, `least` and `limits` are as `Drive` has them.
         """
         tally = self.tally()
-        total = sum(plan.images for plan in self.window_plans)
         settings = self.settings.of_windows()
-        drive = Drive(self.store, settings, shards, workers, tally, total, self.console)
+        drive = Drive(self.store, settings, shards, workers, tally, self.total, self.console)
         drive.doing, drive.asked = SEGMENTING_WINDOWS, self.output
         drive.least, drive.limits = least, limits.after(tally, settings.gpus)
-        done = drive.run()
+        drive.enough = self.allowance.watch
+        try:
+            done = drive.run()
+        except TooManyFailed:
+            self.demand_few_bad(f"the job was stopped, {self.output.uri} keeps what is committed")
+            raise
         missing = self.ledger.pending(self.window_plans)
         if missing:
             raise Incomplete(f"{len(missing)} shards of windows are missing ({first_of(missing)}); {REPEAT}")
         return done
+
+    def demand_few_bad(self, remedy: str) -> None:
+        """Raise TooManyFailed where more windows ended badly than may; it says `remedy` too."""
+        if self.allowance.most is not None and self.allowance.exceeded(tally := self.tally()):
+            raise too_many(self.ledger, self.allowance, tally, remedy)
 
     def tally(self) -> Tally:
         """What the windows come to so far."""
