@@ -8,6 +8,7 @@ import numpy as np
 
 from condinst.model import Instances
 from pipeline.stitch.fragments import Fragments, Mask, Windows, touching
+from pipeline.stitch.gaps import without_gaps
 from pipeline.stitch.match import Pairs, Rules, mutual
 from pipeline.stitch.overlap import crops, united
 from pipeline.stitch.regions import Ints, Rects
@@ -50,7 +51,7 @@ def resolve(fragments: Fragments, pairs: Pairs, windows: Windows, rules: Rules) 
     members = np.flatnonzero(cut[groups.label])
     members = members[np.argsort(groups.label[members], kind="stable")]
     number = (np.cumsum(cut) - 1)[groups.label[members]]
-    joined = _joined(fragments.take(members), number, int(cut.sum()))
+    joined = _joined(fragments.take(members), number, int(cut.sum()), windows)
     return Fragments.concatenate([fragments.take(best[kept & whole[best]]), joined])
 
 
@@ -155,19 +156,21 @@ def _greater(a: Ints, b: Ints) -> Mask:
     return greater
 
 
-def _joined(fragments: Fragments, number: Ints, count: int) -> Fragments:
+def _joined(fragments: Fragments, number: Ints, count: int, windows: Windows) -> Fragments:
     """`count` instances from fragments that belong to the one with their `number`, which counts up.
 
     The mask is the union; the box goes round the boxes; the score is the mean, weighted by the masks' pixels.
+    An instance belongs to the window that shows most of it, and holds none of its raster's nodata.
     """
     if count == 0:
         return fragments
-    found, area = fragments.found, fragments.found.masks.area
+    area = fragments.found.masks.area
     first = np.searchsorted(number, np.arange(count))
+    most = np.lexsort((np.arange(len(number)), -area, number))[first]
+    found = without_gaps(fragments, windows.raster[fragments.window[most]][number], windows)
     low = np.minimum.reduceat(found.boxes[:, :2], first, axis=0)
     boxes = np.concatenate([low, np.maximum.reduceat(found.boxes[:, 2:], first, axis=0)], axis=1)
     score = np.add.reduceat(area * found.scores.astype(np.float64), first) / np.add.reduceat(area, first)
     masks = united(found.masks, number, count)
-    most = np.lexsort((np.arange(len(number)), -area, number))[first]
     instances = Instances(boxes, score.astype(np.float32), found.classes[first], masks)
     return Fragments(fragments.window[most], instances)

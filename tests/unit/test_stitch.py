@@ -277,6 +277,28 @@ def test_rasters_on_one_grid_are_stitched_together_and_overrule_only_what_is_cut
     assert len(stitch(partly, [(0, cut), (1, nothing)])) == 1, "the other may be nodata there"
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_what_another_raster_saw_does_not_fill_the_nodata_of_ones_own(order):
+    """The left raster has nodata from 100 to 120, and its windows say that they held some."""
+    tiles = [Window(0, 0, 120, 120), Window(0, 80, 120, 120), Window(80, 0, 120, SIDE)]
+    frame, data = box(10, 20, 130, 190), box(0, 0, 100, SIDE)
+    found = {at: seen(tile, [frame & data if at < 2 else frame], [0.9], [0]) for at, tile in enumerate(tiles)}
+
+    def stitched(full):
+        windows = Windows.of(tiles, rasters=[0, 0, 1], full=full)
+        fragments = stitch(windows, [(at, found[at]) for at in order])
+        (raster,) = windows.raster[fragments.window].tolist()
+        assert raster == 0
+        assert fragments.found.boxes.tolist() == [[10, 20, 130, 190]]
+        return frames_of(fragments.found.masks, SIDE, SIDE)[0]
+
+    gap = box(100, 0, 120, SIDE)
+    assert (stitched([False, False, True]) == (frame & ~gap)).all()
+    assert (stitched([True, True, True]) == frame).all(), "all data: what it did not find it may have missed"
+    upper = gap & box(0, 0, SIDE, 80)
+    assert (stitched([False, True, True]) == (frame & ~upper)).all(), "the lower one saw no nodata"
+
+
 @pytest.mark.parametrize("side", [500])
 def test_a_mosaic_of_four_rasters_equals_the_single_one(side):
     rng = np.random.default_rng(4)
