@@ -17,6 +17,7 @@ from jobs.segment import freeze_input
 from jobs.spec import SegmentSpec
 from jobs.tally import Tally
 from jobs.target import open_target
+from jobs.tiling_notes import tiling_notes
 from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, Scan, load_plans, scan
@@ -98,6 +99,8 @@ def _say_rasters(
     table.add_row("", f"{stitching:,} that stitch; {stitching - unstitched:,} done, {unstitched:,} to do")
     crs = next((plan.crs for plan in plans if plan.crs), "")
     table.add_row("geometries", escape(crs[:80]) or "none: no raster says where it lies")
+    for note in tiling_notes(tiling, plans, grown=more is not None):
+        table.add_row("[yellow]note[/]", escape(note))
     return Ahead(
         images=sum(windows[generation].rows(number) for generation, number in map(shard_place, pending)),
         shards=len(pending),

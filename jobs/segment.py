@@ -21,6 +21,7 @@ from jobs.resolve import open_output, refuse_other_settings, resolved, settings_
 from jobs.run_report.page import put_report
 from jobs.spec import SegmentSpec
 from jobs.tally import Tally
+from jobs.tiling_notes import tiling_notes
 from jobs.windows import STITCHING, WindowStage
 from pipeline.engine import cluster
 from pipeline.growing import known_rows
@@ -195,7 +196,9 @@ def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console
         return plans
     console.print(f"listing the input of {spec.name}", highlight=False)
     if not plans:
-        return [freeze_input(spec, settings, ledger.store)]
+        plans = [freeze_input(spec, settings, ledger.store)]
+        _tell_notes(settings, plans, console)
+        return plans
     known = known_rows(ledger, plans)
     if settings.tiling is None:
         grown, found = extend(settings.sources, ledger.store, plans, known)
@@ -205,7 +208,15 @@ def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console
         )
     changed = f", {found.changed:,} of them changed since they were done" if found.changed else ""
     console.print(f"{found.images:,} new images{changed}; {found.known:,} known", highlight=False)
-    return plans if grown is None else [*plans, grown]
+    if grown is None:
+        return plans
+    _tell_notes(settings, [*plans, grown], console)
+    return [*plans, grown]
+
+
+def _tell_notes(settings: SegmentSettings, plans: Sequence[Plan], console: Console) -> None:
+    for note in tiling_notes(settings.tiling, plans, grown=len(plans) > 1):
+        console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def freeze_input(spec: SegmentSpec, settings: SegmentSettings, store: Store) -> Plan:

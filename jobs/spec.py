@@ -246,7 +246,7 @@ class TilingSection(Section):
         ge=0,
         le=8192,
         description="Pixels that neighbouring windows share. Instances up to this size are seen whole by one "
-        "of them; larger ones are put together from their parts.",
+        "of them; larger ones are put together from their parts. With 0 these stay parts, a row each.",
     )
     resolution: float | None = Field(
         default=None,
@@ -275,7 +275,8 @@ class TilingSection(Section):
     stretch: bool = Field(default=False, description="Stretch 8-bit samples between the percentiles too.")
     deduplicate: Literal["within_rasters", "across_rasters"] = Field(
         default="within_rasters",
-        description="`across_rasters` gives what several rasters that overlap on the ground show one row.",
+        description="`across_rasters` gives what several rasters that overlap on the ground show one row: of "
+        "those planned together, so not of a later run's new ones and those of before (`input.mode: new`).",
     )
 
     @model_validator(mode="after")

@@ -147,7 +147,7 @@ def test_a_map_that_does_not_reach_there_is_refused() -> None:
 def test_polygons_taken_to_another_map_stay_polygons() -> None:
     """Also where making them valid leaves lines, and where they have no place there."""
     spiked = shapely.Polygon([(24, 58), (25, 58), (25, 58.5), (26, 58.5), (25, 58.5), (25, 59), (24, 59)])
-    line = shapely.Polygon([(24, 58), (25, 58), (26, 58)])
+    line = shapely.Polygon([(24, 58), (25, 58), (25, 58)])
     far = shapely.box(-180, -90, -179, -80)
     shapes = np.array([shapely.box(24, 58, 25, 59), spiked, line, far, None], dtype=object)
     moved = reprojected(shapes, "OGC:CRS84", "EPSG:32635")

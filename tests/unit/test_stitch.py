@@ -281,7 +281,7 @@ def test_rasters_on_one_grid_are_stitched_together_and_overrule_only_what_is_cut
 def test_what_another_raster_saw_does_not_fill_the_nodata_of_ones_own(order):
     """The left raster has nodata from 100 to 120, and its windows say that they held some."""
     tiles = [Window(0, 0, 120, 120), Window(0, 80, 120, 120), Window(80, 0, 120, SIDE)]
-    frame, data = box(10, 20, 150, 190), box(0, 0, 100, SIDE)
+    frame, data = box(10, 20, 130, 190), box(0, 0, 100, SIDE)
     found = {at: seen(tile, [frame & data if at < 2 else frame], [0.9], [0]) for at, tile in enumerate(tiles)}
 
     def stitched(full):
@@ -289,7 +289,7 @@ def test_what_another_raster_saw_does_not_fill_the_nodata_of_ones_own(order):
         fragments = stitch(windows, [(at, found[at]) for at in order])
         (raster,) = windows.raster[fragments.window].tolist()
         assert raster == 0
-        assert fragments.found.boxes.tolist() == [[10, 20, 150, 190]]
+        assert fragments.found.boxes.tolist() == [[10, 20, 130, 190]]
         return frames_of(fragments.found.masks, SIDE, SIDE)[0]
 
     gap = box(100, 0, 120, SIDE)
