@@ -10,7 +10,8 @@ A process that ends takes with it what it knew, so what is known of a shard's de
   images is put, and taken away when it is out. An attempt that dies leaves the note: next time each image of
   that batch enters the model alone first, for trial, then the batch as always. An image that was alone in the
   model when two attempts died is the culprit. Only what is inside the model is noted, so of two shards that a
-  worker has in work only one is suspected.
+  worker has in work only one is suspected. While one of them is careful the others decode elsewhere too: what
+  ends the process then is not what they decode.
 
 A culprit is recorded once, ends `failed` in this and every later attempt, and is not touched again.
 
@@ -22,6 +23,7 @@ for each culprit; those before its last commit do not count, that it is retried 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -159,11 +161,63 @@ class Careful(Care):
         self._rasters.close()
 
 
+class Quiet:
+    """In one worker's process: nothing is decoded in it while one of its shards is careful."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._careful = self._decoding = 0
+
+    @contextmanager
+    def wanted(self) -> Iterator[None]:
+        """Around a careful shard, which begins when what is decoded here by now is done."""
+        with self._changed:
+            self._careful += 1
+            self._changed.wait_for(lambda: not self._decoding)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._careful -= 1
+
+    @contextmanager
+    def here(self) -> Iterator[bool]:
+        """Around decoding: whether it may be done in this process."""
+        with self._changed:
+            may = not self._careful
+            self._decoding += may
+        try:
+            yield may
+        finally:
+            with self._changed:
+                self._decoding -= may
+                self._changed.notify_all()
+
+
+class Beside(Care):
+    """A shard in the usual way, but decoded elsewhere while another of its worker's is careful."""
+
+    def __init__(self, careful: Careful, quiet: Quiet) -> None:
+        super().__init__(careful.limits, careful.shard, careful.culprits)
+        self._careful, self._quiet = careful, quiet
+
+    def decode(self, ref: ImageRef, data: bytes, least: Size | None = None) -> Rgb:
+        """Here or in another process; raises as `Careful.decode` does."""
+        with self._quiet.here() as here:
+            return super().decode(ref, data, least) if here else self._careful.decode(ref, data, least)
+
+    def window(self, ref: ImageRef, windows: WindowReader) -> WindowPixels:
+        """Here or in other processes; raises as `decode` does."""
+        with self._quiet.here() as here:
+            return super().window(ref, windows) if here else self._careful.window(ref, windows)
+
+
 class Carer:
     """Decides, for one worker, how each of its shards is run."""
 
     def __init__(self, store: Store, worker: str, limits: DecodeLimits) -> None:
         self._store, self._worker, self._limits = store, worker, limits
+        self._quiet = Quiet()
 
     @contextmanager
     def care(self, shard: str, attempt: str, since: str = "") -> Iterator[Care]:
@@ -174,15 +228,17 @@ class Carer:
         """
         past = look_back(self._store, shard, attempt, since)
         culprits = read_culprits(self._store, shard)
-        if past.unfinished < CAREFUL_AFTER:
-            yield Care(self._limits, shard, culprits)
-            return
-        for image in convict(self._store, shard, past, culprits):
-            culprits[image] = put_culprit(self._store, shard, attempt, image, KILLED_IN_MODEL)
-        _demand_hope(self._store, shard, past, culprits)
+        if past.unfinished >= CAREFUL_AFTER:
+            for image in convict(self._store, shard, past, culprits):
+                culprits[image] = put_culprit(self._store, shard, attempt, image, KILLED_IN_MODEL)
+            _demand_hope(self._store, shard, past, culprits)
         careful = Careful(self._limits, shard, culprits, self._store, attempt, self._worker, past)
         try:
-            yield careful
+            if past.unfinished < CAREFUL_AFTER:
+                yield Beside(careful, self._quiet)
+            else:
+                with self._quiet.wanted():
+                    yield careful
         finally:
             careful.close()
 

@@ -28,8 +28,11 @@ from pipeline.records import InputRejected
 START_SECONDS = 120.0
 """How long a child may take until it can decode; a second on an idle machine."""
 
-_PASSED_ON = ("PATH", "PYTHON", "LANG", "LC_", "LD_", "TMPDIR", "GDAL_", "PROJ_", "CPL_", "OMP_")
+_PASSED_ON = ("PATH", "PYTHON", "LANG", "LC_", "LD_", "TMPDIR", "GDAL_", "PROJ_", "OMP_")
 """Beginnings of the names of environment variables that a child gets; credentials are not among them."""
+
+_KEPT_BACK = ("GDAL_HTTP", "GDAL_PROXY", "PROJ_NETWORK")
+"""Of these, what a child has no use for, as it asks no server: passwords and tokens may be in it."""
 
 _NAMES = {number.value: number.name for number in signal.Signals}
 
@@ -296,7 +299,11 @@ def refusal(pipes: Pipes, kind: int, size: int) -> Exception:
 
 
 def _environment() -> dict[str, str]:
-    passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_PASSED_ON) and not name.startswith(_KEPT_BACK)
+    }
     # What can be imported here can be there; without its own folder, as -P says, it could not be found.
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     return {"OMP_NUM_THREADS": "1", **passed, "PYTHONPATH": path}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,9 @@ import pytest
 import condinst
 from condinst.model import Instances
 from condinst.preprocess import Prepared
-from pipeline import poison, tables
-from pipeline.care import GIVEN_UP_AFTER, KILLED_IN_MODEL, ShardGivenUp
-from pipeline.decode import DecodeLimits
+from pipeline import care, poison, tables
+from pipeline.care import GIVEN_UP_AFTER, KILLED_IN_MODEL, Carer, Poisonous, Quiet, ShardGivenUp
+from pipeline.decode import DecodeLimits, decode
 from pipeline.inputs import Inputs
 from pipeline.ledger import Ledger
 from pipeline.poison import Note, at_key, put_culprit
@@ -325,6 +326,54 @@ def decoding_processes() -> list[str]:
             if int(parent) == os.getpid() and b"pipeline.childdecode" in (folder / "cmdline").read_bytes():
                 found.append(folder.name)
     return found
+
+
+def test_beside_a_careful_shard_the_others_are_decoded_elsewhere(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third shard's deaths made it careful; no other may end the process while its images are inside."""
+    seen = []
+
+    def here(data: bytes, *arguments: Any) -> Any:
+        seen.append(data)
+        return decode(data, *arguments)
+
+    monkeypatch.setattr(care, "decode", here)
+    carer, ledger = Carer(job.store, "worker", DecodeLimits()), Ledger(job.store)
+    good, deadly = encoded(picture(0)), poisoned("segv")
+    die(job, SECOND)
+    die(job, SECOND)
+    with carer.care(FIRST, ledger.begin(FIRST, "worker")) as usual:
+        usual.decode(ImageRef("a.png", "a.png", 0), good)
+        with carer.care(SECOND, ledger.begin(SECOND, "worker")):
+            with pytest.raises(Poisonous, match="SIGSEGV"):
+                usual.decode(ImageRef(DEADLY, DEADLY, 0), deadly)
+            usual.decode(ImageRef("b.png", "b.png", 0), good)
+        assert decoding_processes()
+        usual.decode(ImageRef("c.png", "c.png", 0), good)
+    assert decoding_processes() == []
+    assert seen == [good, good], "before and after"
+    assert [info.key for info in job.store.list("_poison/")] == [poison.poison_key(FIRST, DEADLY)]
+
+
+def test_a_careful_shard_begins_when_nothing_is_decoded_here() -> None:
+    quiet, order = Quiet(), []
+
+    def be_careful() -> None:
+        with quiet.wanted():
+            order.append("careful")
+
+    thread = threading.Thread(target=be_careful)
+    with quiet.here() as may:
+        assert may
+        thread.start()
+        while not quiet._careful:
+            time.sleep(0.01)
+        with quiet.here() as another:
+            assert not another
+        order.append("decoded")
+    thread.join()
+    assert order == ["decoded", "careful"]
 
 
 def test_a_careful_shard_ends_its_processes(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

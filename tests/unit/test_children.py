@@ -176,8 +176,20 @@ def test_a_process_that_cannot_start_is_no_images_fault(
         children.decode(GOOD)
 
 
+SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "GDAL_HTTP_USERPWD",
+    "GDAL_HTTP_HEADERS",
+    "GDAL_HTTPS_PROXY",
+    "GDAL_HTTP_PROXYUSERPWD",
+    "GDAL_PROXY_AUTH",
+    "CPL_GS_CREDENTIALS_FILE",
+)
+
+
 def test_credentials_stay_here(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    for name in SECRETS:
+        monkeypatch.setenv(name, "very-secret")
     monkeypatch.setenv("GDAL_CACHEMAX", "64")
     children.decode(GOOD)
     (pid,) = pids(children)

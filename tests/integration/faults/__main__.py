@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.integration.faults.judge import Outcome
 from tests.integration.faults.play import Result
 from tests.integration.faults.schedule import Schedule
-from tests.integration.faults.selection import QUICK, SEEN_BY
+from tests.integration.faults.selection import QUICK, QUICK_PLANT, SEEN_BY
 from tests.integration.faults.stages import Task, cores, play_all, service
 from tests.integration.faults.summary import summary
 
@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
 def _tasks(given: argparse.Namespace) -> list[Task]:
     tasks: list[Task] = []
     if given.quick:
-        tasks += [(schedule, None) for schedule in QUICK]
+        tasks += [*((schedule, None) for schedule in QUICK), (SEEN_BY[QUICK_PLANT], QUICK_PLANT)]
     if given.planted:
         tasks += [(schedule, plant) for plant, schedule in SEEN_BY.items()]
     if not tasks:

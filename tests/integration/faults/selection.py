@@ -59,3 +59,6 @@ SEEN_BY: dict[str, Schedule] = {
     "a winner believes it lost": Schedule(9104, rules=(Rule("lost answer", "record", 1, 1),)),
 }
 """A schedule for each of `plants.PLANTS` in which the bug does harm; without the bug it ends well."""
+
+QUICK_PLANT = "a winner believes it lost"
+"""The one that `make test` plants: a harness that sees nothing would pass all else."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.faults.schedule import Schedule
-from tests.integration.faults.selection import QUICK
+from tests.integration.faults.selection import QUICK, QUICK_PLANT, SEEN_BY
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +23,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any
     command = [sys.executable, "-m", "tests.integration.faults", "--quick", "--lanes", "2", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = out.with_suffix(".jsonl").read_text().splitlines()
-    assert len(lines) == len(QUICK), done.stdout + done.stderr
+    assert len(lines) == len(QUICK) + 1, done.stdout + done.stderr
     return {result["seed"]: result for result in map(json.loads, lines)}
 
 
@@ -44,3 +44,11 @@ def test_who_comes_back_after_its_shard_was_taken_is_refused(results: dict[int, 
         for schedule in QUICK
         if any(strike.action == "freeze" for strike in schedule.strikes)
     )
+
+
+@pytest.mark.timeout(1500)
+def test_a_planted_bug_is_seen(results: dict[int, dict[str, Any]]) -> None:
+    result = results[SEEN_BY[QUICK_PLANT].seed]
+    assert result["plant"] == QUICK_PLANT
+    assert result["outcome"] not in ("ok", "skipped")
+    assert result["why"]
