@@ -55,7 +55,7 @@ def console() -> Console:
     return Console(quiet=True, force_terminal=False) if is_on() else Console()
 
 
-def event(name: str, level: int = logging.INFO, **fields: object) -> None:
+def event(name: str, level: int = logging.INFO, /, **fields: object) -> None:
     """Tell of something; the fields are plain values."""
     if is_on():
         _log.log(level, name, extra={"event": name, "fields": fields})
