@@ -43,7 +43,7 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[Elsewhere | None]:
 def windows_of(source: InputSource, output: Path) -> list[ImageRef]:
     """The windows of a job's first shard."""
     store = Store.open(str(output))
-    plan = freeze_tiled((source,), store, 100, 0, TILING)
+    plan = freeze_tiled((source,), store, 100, 0, TILING, LIMITS)
     assert plan.windows is not None
     return read_shard(open_windows(store), plan.windows, 0)
 
