@@ -23,6 +23,8 @@ SHARD_WRITES, SHARD_READS = 8, 6
 """Requests of a shard beside its images: 6 PUTs and copies, 2 listings; flags, checks, its record."""
 RUN_WRITES, RUN_READS = 14, 12
 """Requests of a run whatever its size."""
+REPORT_READS, REPORT_SHARD_READS = 64, 9
+"""Of the report at a run's end: the images that it shows and their rows, and the tables of each shard."""
 SIGN_SECONDS, LOOK_SECONDS = 10.0, 5.0
 """Between a worker's signs of life, and between a driver's looks for a request to cancel."""
 WINDOW_READS = 2
@@ -113,6 +115,7 @@ def estimate(rate: Rate, headers: Headers, todo: Todo, gpus: float, price: float
     seconds = (rate.start if todo.shards else 0.0) + each * todo.busiest
     writes = RUN_WRITES + SHARD_WRITES * todo.shards + todo.images // LISTED
     reads = RUN_READS + SHARD_READS * todo.shards + todo.images
+    reads += REPORT_READS + REPORT_SHARD_READS * todo.shards
     requests = _of_time(writes, reads, seconds, todo.workers) if todo.shards else (0, 0)
     return _priced(seconds, seconds, todo.workers, gpus, price, requests)
 

@@ -48,8 +48,8 @@ def planned(shown: str) -> dict[str, float]:
 
 def counted(log: str) -> dict[str, float]:
     """Writes with listings, and reads, in a server's log."""
-    by = Counter(re.findall(r'"(GET|PUT|HEAD|POST|DELETE) /', log))
-    listings = len(re.findall(r'"GET \S+list-type=2', log))
+    by = Counter(re.findall(r"(GET|PUT|HEAD|POST|DELETE) /", log))  # some lines are in colour
+    listings = len(re.findall(r"GET \S+list-type=2", log))
     writes, reads = by["PUT"] + by["POST"] + listings, by["GET"] + by["HEAD"] - listings
     return {"writes": writes, "reads": reads, "dollars": writes * WRITE_PRICE + reads * READ_PRICE}
 
