@@ -56,7 +56,7 @@ def test_the_loop_closes(tmp_path: Path) -> None:
     on = ("--on", "scenes/truth.json", "--images", "scenes/images", "--name", "fields")
     said = condinst("promote", "demo", *on, cwd=tmp_path)
     assert "version 1 of fields" in said
-    said = condinst("promote", "demo", *on, "--resamples", 100, cwd=tmp_path, code=9)
+    said = condinst("promote", "demo", *on, "--resamples", 100, cwd=tmp_path, code=10)
     assert "not promoted" in said
     current = json.loads((tmp_path / "models/fields/current.json").read_text())
     assert current["version"] == 1
