@@ -17,7 +17,7 @@ from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_l
 from jobs.evaluate_cli import evaluate
 from jobs.export_cli import export, filter, import_
 from jobs.models_cli import promote, rollback, select
-from jobs.options import Anonymous, Endpoint, Profile, Region
+from jobs.options import Anonymous, Endpoint, Overrides, Profile, Region
 from jobs.publish_cli import publish
 from jobs.render_cli import render
 from jobs.upkeep_cli import cancel, retry, top, vacuum, verify
@@ -61,15 +61,6 @@ app.add_typer(schedule_cli.app, name="schedule")
 app.command()(submit_cli.submit)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)]
-Overrides = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="KEY.PATH=VALUE",
-        help="Change one setting of the spec, for example [cyan]--set workers.count=4[/]; may be repeated.",
-        show_default=False,
-    ),
-]
 RequireVersion = Annotated[
     str | None,
     typer.Option(help="Refuse to run with another version of condinst.", show_default=False),

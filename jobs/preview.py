@@ -13,7 +13,7 @@ from rich.table import Table
 from jobs.costs import Ahead, say_cost
 from jobs.estimate import HEADERS
 from jobs.resolve import open_output, refuse_other_settings, settings_of, standing_job
-from jobs.segment import freeze_input
+from jobs.segment import changed, freeze_input
 from jobs.spec import SegmentSpec
 from jobs.tally import Tally
 from jobs.target import open_target
@@ -125,8 +125,8 @@ def _new_rasters(
 
 def _say_new(table: Table, found: Scan, what: str, plans: Sequence[Plan]) -> None:
     """Say what is not in the plans yet, without what was said of them already."""
-    changed = f", {found.changed:,} of them changed since they were done" if found.changed else ""
-    _say_found(table, "new", replace(found, skipped=untold(found.skipped, plans)), what, changed)
+    more = replace(found, skipped=untold(found.skipped, plans))
+    _say_found(table, "new", more, what, changed(found))
 
 
 def _say_found(table: Table, heading: str, found: Scan, what: str, more: str) -> None:

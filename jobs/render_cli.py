@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.options import Overrides
+
 
 class TargetName(StrEnum):
     """What a spec is rendered for."""
@@ -26,12 +28,7 @@ def render(
             "the RayJob."
         ),
     ] = TargetName.KUBERAY,
-    overrides: Annotated[
-        list[str],
-        typer.Option(
-            "--set", metavar="KEY.PATH=VALUE", help="Change one setting; may be repeated.", show_default=False
-        ),
-    ] = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Print a job as Kubernetes objects; asks no cluster.
 

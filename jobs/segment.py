@@ -26,7 +26,7 @@ from jobs.windows import STITCHING, WindowStage
 from pipeline.engine import cluster
 from pipeline.growing import known_rows
 from pipeline.ledger import FingerprintMismatch, Ledger
-from pipeline.manifest import Plan, extend, freeze, load_plans
+from pipeline.manifest import Plan, Scan, extend, freeze, load_plans
 from pipeline.plan import window_plans
 from pipeline.settings import SegmentSettings
 from pipeline.stopping import clear_cancel
@@ -206,12 +206,16 @@ def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console
         grown, found = extend_tiled(
             settings.sources, ledger.store, plans, known, settings.tiling, settings.limits
         )
-    changed = f", {found.changed:,} of them changed since they were done" if found.changed else ""
-    console.print(f"{found.images:,} new images{changed}; {found.known:,} known", highlight=False)
+    console.print(f"{found.images:,} new images{changed(found)}; {found.known:,} known", highlight=False)
     if grown is None:
         return plans
     _tell_notes(settings, [*plans, grown], console)
     return [*plans, grown]
+
+
+def changed(found: Scan) -> str:
+    """In words, to follow a number of new inputs: how many of them are there in another version."""
+    return f", {found.changed:,} of them changed since they were done" if found.changed else ""
 
 
 def _tell_notes(settings: SegmentSettings, plans: Sequence[Plan], console: Console) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.options import Overrides
+
 Address = Annotated[
     str | None,
     typer.Option(
@@ -21,10 +23,6 @@ Job = Annotated[
     typer.Argument(
         metavar="JOB", help="A submission's id, or its spec: then its last attempt.", show_default=False
     ),
-]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one setting; may be repeated."),
 ]
 Submitted = Annotated[
     list[str],
