@@ -124,6 +124,7 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
     # Imported here, where something has failed already: the help needs none of them.
     from condinst.weights import WeightsError
     from pipeline.checkpoints import CheckpointError
+    from pipeline.cluster import NoCluster
     from pipeline.engine import ClusterTooSmall, NothingWorks
     from pipeline.ledger import FingerprintMismatch, LedgerError
     from pipeline.manifest import InputError, PlanError
@@ -133,7 +134,7 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
     from pipeline.weights import ModelChanged
 
     codes: dict[tuple[type[Exception], ...], ExitCode] = {
-        (StoreError,): ExitCode.STORE,
+        (StoreError, NoCluster): ExitCode.STORE,
         (CheckpointError,): ExitCode.DAMAGED,
         (NothingWorks,): ExitCode.INCOMPLETE,
         (WeightsError, InputError, SampleError): ExitCode.BAD_SPEC,

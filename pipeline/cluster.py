@@ -45,8 +45,16 @@ class Needs(Protocol):
         ...
 
 
+STARTS = 3
+"""Times that Ray is started here: it gives its processes half a minute, which a busy machine may not do."""
+
+
 class ClusterTooSmall(Exception):
     """The workers asked for do not fit; the message says what is missing."""
+
+
+class NoCluster(Exception):
+    """Ray does not start here, or the cluster to join does not answer; the message says what to do."""
 
 
 @contextmanager
@@ -55,7 +63,7 @@ def cluster(
 ) -> Iterator[None]:
     """A Ray cluster with room for the workers and `spare` CPUs beside them; what this starts, this ends.
 
-    Inside, `run` uses it, so several runs share one. Raises ClusterTooSmall.
+    Inside, `run` uses it, so several runs share one. Raises ClusterTooSmall, NoCluster.
     """
     import ray
 
@@ -110,7 +118,6 @@ def room(settings: Needs) -> int:
 
 
 def _connect(address: str, settings: Needs, workers: int, debug: bool) -> None:
-    import ray
 
     if not debug:
         # Ray's core tells stderr what only its developers can act on: that Ray Data's actors restart, say.
@@ -128,7 +135,35 @@ def _connect(address: str, settings: Needs, workers: int, debug: bool) -> None:
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     with nullcontext() if debug else _hushed():
-        ray.init(**options)
+        _init(options, STARTS if address == "local" else 1)
+
+
+def _init(options: Mapping[str, Any], tries: int) -> None:
+    import ray
+
+    for left in reversed(range(tries)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # no type of its own tells that the half minute is over
+            if not left:
+                raise NoCluster(_without(options["address"], error)) from error
+
+
+def _without(address: str, error: Exception) -> str:
+    """What to do where Ray is not to be had."""
+    import ray
+
+    said = " ".join(str(error).split())
+    if address == "local":
+        return (
+            f"Ray did not start on this machine in {STARTS} tries: {said}\n"
+            "Try again when less is at work here; --local runs a job without Ray"
+        )
+    return (
+        f"the Ray cluster at {address} cannot be joined: {said}\n"
+        f"Check the address, the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), and that its Ray is {ray.__version__}"
+    )
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.cluster import shortfall
+from jobs.errors import ExitCode, explain
+from pipeline import cluster as clusters
+from pipeline.cluster import NoCluster, cluster, shortfall
 from pipeline.engine import FAILURES, NothingWorks, attempt, run_local
 from pipeline.inputs import Inputs
 from pipeline.results import ShardResult
@@ -40,6 +43,52 @@ def test_a_pool_that_does_not_fit_is_told_why(
     else:
         assert problem is not None
         assert said in problem
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that `ray.init` is called with; as often as its environment says, it fails."""
+    import ray
+
+    calls: list[str] = []
+
+    def init(address: str, **_: Any) -> None:
+        calls.append(address)
+        if len(calls) <= int(os.environ.get("FAILS", "0")):
+            raise Exception("The current node timed out\nduring startup.")
+
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(clusters, "_require", lambda *_: None)
+    return calls
+
+
+def test_ray_is_started_again_where_a_busy_machine_gave_it_no_time(
+    starts: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FAILS", "2")
+    with cluster(settings_of("in", tiny_weights(tmp_path), "out"), 1, address="local"):
+        assert starts == ["local"] * 3
+
+
+@pytest.mark.parametrize(
+    ("address", "tries", "advice"), [("local", 3, "--local"), ("10.0.0.1:6379", 1, "the token")]
+)
+def test_a_ray_that_is_not_to_be_had_ends_with_advice(
+    address: str, tries: int, advice: str, starts: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FAILS", "9")
+    with (
+        pytest.raises(NoCluster, match="timed out during startup") as raised,
+        cluster(settings_of("in", tiny_weights(tmp_path), "out"), 1, address=address),
+    ):
+        raise AssertionError("it was not joined")
+    assert len(starts) == tries
+    code, said = explain(raised.value) or (ExitCode.BUG, "")
+    assert code == ExitCode.STORE
+    assert advice in said
 
 
 def test_an_error_is_the_shards_result() -> None:
