@@ -131,7 +131,8 @@ def select(
 ) -> None:
     """Choose the images of a run that are most worth labelling.
 
-    Writes selection.json, with the run's masks to start from, and selection.csv, with the scores.
+    Writes selection.json, with the run's masks to start from, and selection.csv, with the scores; in Label
+    Studio's form also selection.xml, the labelling interface.
 
     Example:
 
