@@ -56,7 +56,7 @@ def promote(
 
     Both are measured on the same images; a paired bootstrap over the images says how sure the difference of
     AP is. The new one becomes models/NAME/current.json if the whole interval lies above the margin; else the
-    command ends with 9 and changes nothing.
+    command ends with 10 and changes nothing.
 
     Example:
 
