@@ -19,7 +19,7 @@ from condinst.evaluate import Kind, load_truth
 from jobs.errors import JobError
 from jobs.predictions import predictions
 from jobs.resolve import options_of
-from jobs.train_spec import SourceSection
+from jobs.train_spec import ExamSection
 from jobs.truth import has_masks, read_truth
 from pipeline.samples import Samples, read_labelled
 from pipeline.storage import Store
@@ -57,9 +57,8 @@ class Exam:
             yield pixels, model.predict([pixels])[0]
 
 
-def given_exam(section: SourceSection, classes: Sequence[str]) -> Exam:
+def given_exam(section: ExamSection, classes: Sequence[str]) -> Exam:
     """Of a COCO json that the spec names. Raises JobError for one that lacks a class, StoreError."""
-    assert section.annotations is not None
     truth = read_truth(section.annotations, options_of(section))
     ids = {c["name"]: int(c["id"]) for c in truth.dataset["categories"]}
     if missing := [c for c in classes if c not in ids]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.export.labelstudio import POLYGON
 from pipeline.tables import full_frame_rle, polygons
 
 Row = Mapping[str, Any]
@@ -46,7 +47,10 @@ def coco_form(images: Sequence[Row], rows: Mapping[str, Sequence[Row]]) -> dict[
 
 
 def label_studio_form(images: Sequence[Row], rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """Label Studio tasks with polygons as predictions; of a mask with holes the outlines only."""
+    """Label Studio tasks with polygons as predictions; of a mask with holes the outlines only.
+
+    They are for the labelling interface that an export of the run has (`pipeline.export.labelstudio`).
+    """
     return [
         {
             "data": {"image": image["uri"], "image_id": image["image_id"]},
@@ -67,7 +71,7 @@ def _outlines(row: Row, image: Row) -> list[dict[str, Any]]:
     return [
         {
             "type": "polygonlabels",
-            "from_name": "label",
+            "from_name": POLYGON,
             "to_name": "image",
             "original_width": width,
             "original_height": height,

@@ -56,7 +56,7 @@ def promote(
 
     Both are measured on the same images; a paired bootstrap over the images says how sure the difference of
     AP is. The new one becomes models/NAME/current.json if the whole interval lies above the margin; else the
-    command ends with 9 and changes nothing.
+    command ends with 10 and changes nothing.
 
     Example:
 
@@ -131,7 +131,8 @@ def select(
 ) -> None:
     """Choose the images of a run that are most worth labelling.
 
-    Writes selection.json, with the run's masks to start from, and selection.csv, with the scores.
+    Writes selection.json, with the run's masks to start from, and selection.csv, with the scores; in Label
+    Studio's form also selection.xml, the labelling interface.
 
     Example:
 

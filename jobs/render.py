@@ -16,6 +16,7 @@ from jobs.cron import DAY, parse_cron
 from jobs.errors import Refused
 from jobs.filling import DATE_VARIABLE, Surroundings, escaped, uses_date
 from jobs.kube import MOUNT, SPEC_FILE, Job, config_map, dump, head_budget, metadata
+from jobs.places import places
 from jobs.quantities import seconds
 from jobs.render_cluster import cluster_spec, submitter
 from jobs.render_cron import cron_job
@@ -155,19 +156,6 @@ def _notes(spec: JobSpec, job: Job) -> Iterator[str]:
     if spec.secrets:
         keys = " ".join(f"--from-literal={name}=..." for name in spec.secrets)
         yield f"needs a Secret: kubectl create secret generic {job.secret} {keys}"
-    for path in sorted(set(_local(spec.model_dump(mode="json", exclude_unset=True)))):
+    named = set(places(spec.model_dump(mode="json", exclude_unset=True)))
+    for path in sorted(n for n in named if "://" not in n or n.startswith("file://")):
         yield f"{path} is a path: each pod must find it in the image or in a volume of its own"
-
-
-def _local(value: object, key: str = "") -> Iterator[str]:
-    """Paths on disk that the spec names."""
-    if isinstance(value, dict):
-        for name, below in value.items():
-            yield from _local(below, name)
-    elif isinstance(value, list | tuple):
-        for below in value:
-            yield from _local(below, key)
-    elif isinstance(value, str) and key in ("uri", "annotations", "weights", "backbone_weights"):
-        on_disk = "://" not in value or value.startswith("file://")
-        if on_disk and value != "demo":
-            yield value

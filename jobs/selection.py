@@ -21,6 +21,7 @@ from jobs.errors import JobError
 from jobs.label_forms import coco_form, label_studio_form
 from jobs.seams import rasters
 from jobs.worth import Found, density, disagreement, seams, uncertainty
+from pipeline.export.labelstudio import interface
 from pipeline.records import Status
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tables import Run
@@ -51,6 +52,7 @@ def select_images(
 ) -> list[Chosen]:
     """Choose images, and write `selection.json` and `selection.csv` below `to`; returns them, best first.
 
+    With `label_studio` the first holds tasks, and `selection.xml` is the labelling interface they are for.
     An image's score is the mean of its criteria, each 0 to 1. Raises JobError for a run without such images,
     a disagreement without a second run and seams of a run that has none, StoreError, LedgerError.
     """
@@ -168,6 +170,9 @@ def _write(store: Store, run: Run, chosen: Sequence[Chosen], label_studio: bool)
     images = [c.image for c in chosen]
     form = label_studio_form(images, rows) if label_studio else coco_form(images, rows)
     store.put("selection.json", json.dumps(form).encode())
+    if label_studio:
+        classes = sorted({name for commit in run.commits for name in commit.classes})
+        store.put("selection.xml", interface(classes).encode())
     text = io.StringIO()
     names = list(chosen[0].reasons)
     writer = csv.writer(text, lineterminator="\n")

@@ -92,14 +92,18 @@ class StoreSection(Section):
         description="Address of an S3-compatible server. Default: `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, "
         "or AWS itself.",
     )
-    region: str | None = Field(default=None, description="Region of the bucket. Default: the environment's.")
+    region: str | None = Field(
+        default=None, description="Region of an S3 bucket. Default: the environment's."
+    )
     profile: str | None = Field(
         default=None,
-        description="Name of a profile in `~/.aws/config` that holds the credentials. Default: the "
+        description="Name of a profile in `~/.aws/config` that holds the credentials for S3. Default: the "
         "environment's.",
     )
     anonymous: bool = Field(default=False, description="Read a public bucket without credentials.")
-    requester_pays: bool = Field(default=False, description="Accept that your account is billed for reading.")
+    requester_pays: bool = Field(
+        default=False, description="Accept that your account is billed for reading from S3."
+    )
     requests_per_second: float | None = Field(
         default=None,
         ge=0.1,
@@ -176,7 +180,8 @@ class ModelSection(Section):
     weights: str = Field(
         default="demo",
         min_length=1,
-        description="`demo` (comes with the project), a safetensors file, or its URI.",
+        description="`demo` (comes with the project), a safetensors file, or its URI. A bucket is reached "
+        "with the environment's endpoint and credentials, whatever `input` and `output` say of theirs.",
     )
     score_threshold: float | None = Field(
         default=None, ge=0, le=1, description="Instances whose score does not exceed it are left out."

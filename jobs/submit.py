@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -22,6 +20,7 @@ from jobs.cluster_jobs import DriverNeeds, JobServer, attempt_id, last_attempt
 from jobs.conventions import JobSpec, ResourcesSection
 from jobs.errors import JobError
 from jobs.filling import as_meant, escaped
+from jobs.places import placed, places
 from jobs.quantities import size
 from jobs.stopping import GRACE_SECONDS
 from jobs.yaml_source import written
@@ -29,8 +28,6 @@ from jobs.yaml_source import written
 COMMANDS = {"segment": "run", "train": "train"}
 """What a cluster runs for each kind of spec."""
 SPEC_NAME = "job.yaml"
-PLACES = ("uri", "annotations", "weights", "backbone_weights")
-"""Keys of a spec that hold a path or a URI."""
 ATTEMPTS = 1000
 STOP_SECONDS = GRACE_SECONDS + 5
 """How long Ray waits between SIGTERM and SIGKILL; its own 3 s would cut off the shards in work."""
@@ -51,7 +48,7 @@ class Submission:
     @classmethod
     def of(cls, spec: JobSpec) -> Submission:
         """What is submitted for a checked spec."""
-        document = _placed(spec.model_dump(mode="json", exclude_defaults=True, exclude={"extends"}))
+        document = placed(spec.model_dump(mode="json", exclude_defaults=True, exclude={"extends"}))
         text = written(escaped(document))
         return cls(spec.name, spec.kind, str(document["output"]["uri"]), text, _driver(spec))
 
@@ -83,8 +80,8 @@ class Submission:
 
     def local_places(self) -> list[str]:
         """Paths of files in the spec: every node of the cluster must see them."""
-        places = map(as_meant, _places(yaml.safe_load(self.text)))
-        return sorted({place for place in places if "://" not in place and place != "demo"})
+        named = map(as_meant, places(yaml.safe_load(self.text)))
+        return sorted({place for place in named if "://" not in place})
 
 
 @dataclass(frozen=True)
@@ -143,22 +140,3 @@ def _driver(spec: JobSpec) -> DriverNeeds | None:
         return None
     gpus = max(own.gpus, getattr(spec, "device", "") == "cuda")
     return DriverNeeds(own.cpus, gpus, size(own.memory) if own.memory else 0, own.accelerator)
-
-
-def _placed(value: Any, key: str = "") -> Any:
-    """The same document with absolute paths: a cluster's nodes run in other folders."""
-    if isinstance(value, Mapping):
-        return {name: _placed(item, str(name)) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_placed(item, key) for item in value]
-    if key in PLACES and isinstance(value, str) and "://" not in value and value != "demo":
-        return os.path.abspath(os.path.expanduser(value))
-    return value
-
-
-def _places(value: Any, key: str = "") -> list[str]:
-    if isinstance(value, Mapping):
-        return [place for name, item in value.items() for place in _places(item, str(name))]
-    if isinstance(value, list):
-        return [place for item in value for place in _places(item, key)]
-    return [value] if key in PLACES and isinstance(value, str) else []

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from condinst.config import ModelConfig
 from condinst.precision import quickest_precision
@@ -15,7 +15,7 @@ from jobs.conventions import JobSpec
 from jobs.errors import Refused
 from jobs.report import versions
 from jobs.resolve import absolute
-from jobs.train_spec import SourceSection, TrainSpec
+from jobs.train_spec import ExamSection, SourceSection, TrainSpec
 from pipeline.settings import difference
 from pipeline.storage import NotFound, Store
 
@@ -27,6 +27,10 @@ _FREE = (
     *(JobSpec.model_fields.keys() - {"kind", "name"}),
 )
 """What says where, when, by whom and for how much, and changes no weight."""
+_ONCE_OF_VAL = ("run", "min_score", "boxes_only", "weight")
+"""What `data.val` could once say, and what changed nothing."""
+
+AnySource = TypeVar("AnySource", SourceSection, ExamSection)
 
 
 def placed(spec: TrainSpec) -> TrainSpec:
@@ -49,8 +53,8 @@ def placed(spec: TrainSpec) -> TrainSpec:
     )
 
 
-def _placed(section: SourceSection) -> SourceSection:
-    given = {key: getattr(section, key) for key in ("uri", "annotations", "run")}
+def _placed(section: AnySource) -> AnySource:
+    given = {key: getattr(section, key, None) for key in ("uri", "annotations", "run")}
     return section.model_copy(update={k: absolute(v) for k, v in given.items() if v is not None})
 
 
@@ -124,7 +128,12 @@ def _compare(store: Store, record: Mapping[str, Any], settings: Mapping[str, obj
         return
     found = record.get("settings")
     # Of a version that took more for decisive.
-    before = {k: v for k, v in found.items() if k not in _FREE} if isinstance(found, Mapping) else {}
+    before: dict[str, Any] = (
+        {k: v for k, v in found.items() if k not in _FREE} if isinstance(found, Mapping) else {}
+    )
+    data = before.get("data")
+    if isinstance(data, dict) and isinstance(val := data.get("val"), dict):
+        before["data"] = {**data, "val": {k: v for k, v in val.items() if k not in _ONCE_OF_VAL}}
     if before == settings:
         return
     differing = difference(before, settings) if before else []

@@ -65,6 +65,15 @@ class SourceSection(StoreSection):
         return self.annotations or self.run or ""
 
 
+class ExamSection(StoreSection):
+    """Labelled images to measure on: a folder of them, and their labels in a COCO json."""
+
+    uri: Uri = Field(description="Folder or URI of the images; the json's `file_name`s start here.")
+    annotations: str = Field(
+        min_length=1, description="The COCO json: polygons, RLE or boxes; a path or a URI."
+    )
+
+
 Sources = Annotated[
     tuple[SourceSection, ...],
     BeforeValidator(listed),
@@ -76,7 +85,7 @@ class DataSection(Section):
     """What is learned from, and what the model is measured on."""
 
     train: Sources = Field(description="Labelled images to learn from: one source, or a list of them.")
-    val: SourceSection | None = Field(
+    val: ExamSection | None = Field(
         default=None, description="Labelled images to measure on; none of them is learned from."
     )
     held_out: float | None = Field(
@@ -96,8 +105,6 @@ class DataSection(Section):
     def _one_exam(self) -> Self:
         if (self.val is None) == (self.held_out is None):
             raise ValueError("give val or held_out, one of them: what the model is measured on")
-        if self.val is not None and self.val.annotations is None:
-            raise ValueError("val is measured against a COCO json: give annotations")
         return self
 
 
@@ -108,12 +115,14 @@ class TrainModelSection(Section):
         default=None,
         min_length=1,
         description="Start from these weights (`demo`, a safetensors file or its URI): the network is "
-        "theirs, and classes are matched by name. Default: from scratch.",
+        "theirs, and classes are matched by name. A bucket is reached with the environment's endpoint and "
+        "credentials. Default: from scratch.",
     )
     backbone_weights: str | None = Field(
         default=None,
         min_length=1,
-        description="Weights of a backbone alone (`condinst weights convert`), for a network described here.",
+        description="Weights of a backbone alone (`condinst weights convert`), for a network described here. "
+        "A bucket is reached as for `weights`.",
     )
     freeze: int = Field(
         default=0,

@@ -28,6 +28,8 @@ LOSSES = (
 )
 IMAGE_ID = "image_id"
 """The key of a task's data that holds the table's image_id, for the way back."""
+POLYGON, BRUSH = "polygon", "brush"
+"""Names of the interface's controls, which a task's regions refer to."""
 _TOO_LARGE = "instances with holes or parts on images too large for a brush mask: left out"
 _COLUMNS = ("instance_id", "category_id", "category", "score", "area", "mask")
 _DECIMALS = 10
@@ -60,7 +62,7 @@ def write_labelstudio(run: Run, selection: Selection, path: Place, prefix: str |
 def interface(names: list[str]) -> str:
     """The labelling interface for these classes."""
     lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']
-    for kind, control in (("PolygonLabels", "polygon"), ("BrushLabels", "brush")):
+    for kind, control in (("PolygonLabels", POLYGON), ("BrushLabels", BRUSH)):
         lines.append(f'  <{kind} name="{control}" toName="image">')
         lines += [f"    <Label value={quoteattr(name)}/>" for name in names]
         lines.append(f"  </{kind}>")
@@ -100,7 +102,7 @@ def _region(row: Mapping[str, Any], shape: Any, image: Mapping[str, Any]) -> dic
     """One instance; None where it would be a brush mask, and the image is too large for one."""
     width, height = image["width"], image["height"]
     simple = shape.geom_type == "Polygon" and not len(shape.interiors)
-    control = "polygon" if simple else "brush"
+    control = POLYGON if simple else BRUSH
     value: dict[str, Any] = {f"{control}labels": [row["category"]]}
     if simple:
         corners = shapely.get_coordinates(shape.exterior)[:-1] / (width, height) * 100

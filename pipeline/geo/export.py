@@ -142,7 +142,10 @@ def _with_gdal(driver: str) -> Callable[[Batches, pa.Schema, str, Path], None]:
         try:
             import pyogrio
         except ImportError:
-            raise ImportError(f"{driver} is written with pyogrio: pip install 'condinst[export]'") from None
+            raise ImportError(
+                f"{driver} is written with pyogrio, which is not installed; from the root of the clone: "
+                "pip install -c constraints.txt '.[export]'"
+            ) from None
         empty = pa.RecordBatch.from_pylist([], schema)
         flat = _with_shapes(_flat(empty), _shapes(empty)).schema
         faults: list[Exception] = []

@@ -311,7 +311,12 @@ def test_training_with_workers_has_a_pod_each(tmp_path: Path) -> None:
     assert worker(found)["template"]["spec"]["affinity"]
 
 
-def test_paths_on_disk_are_told_of() -> None:
+def test_paths_on_disk_are_told_of(tmp_path: Path) -> None:
+    text = "kind: segment\nname: a\ninput: {uri: s3://in, area: fields.geojson}\noutput: {uri: s3://out}\n"
+    more = "tiling: {size: 512, overlap: 64}\nenv: {run: fast}\n"
+    (tmp_path / "area.yaml").write_text(text + more)
+    assert "fields.geojson is a path" in render(tmp_path / "area.yaml").notes[0]
+    assert len(render(tmp_path / "area.yaml").notes) == 1
     notes = render(ROOT / "examples" / "mushrooms.yaml").notes
     assert [note.split(" is a path")[0] for note in notes] == [
         "../shared/data/mushroom-beds/images",

@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -137,7 +138,13 @@ def test_label_studio_tasks_have_the_outlines(tmp_path: Path) -> None:
     select_images(store.uri, 2, ["density"], str(tmp_path / "to"), NO, label_studio=True, console=QUIET)
     tasks = json.loads((tmp_path / "to/selection.json").read_text())
     assert len(tasks) == 2
+    view = ElementTree.fromstring((tmp_path / "to/selection.xml").read_text())
+    polygons = view.find("PolygonLabels")
+    assert polygons is not None
+    assert {"plant", "roof"} <= {label.get("value") for label in polygons}
     for task in tasks:
+        controls = {(r["from_name"], r["to_name"]) for r in task["predictions"][0]["result"]}
+        assert controls == {(polygons.get("name"), polygons.get("toName"))}, "the interface knows the regions"
         regions = task["predictions"][0]["result"]
         assert regions
         points = np.array([p for region in regions for p in region["value"]["points"]])

@@ -73,6 +73,38 @@ def test_the_spec_that_is_sent_is_whole_and_read_back_as_it_was(
     assert sent.driver is None
 
 
+def test_every_place_is_made_absolute_and_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = """
+kind: segment
+name: fields
+input: {uri: photos, area: fields.geojson}
+model: {weights: weights.safetensors}
+tiling: {size: 512, overlap: 64}
+output: {uri: "s3://masks/fields"}
+env: {run: fast, uri: plain}
+workers: {node_selector: {area: north}}
+"""
+    sent = submission(tmp_path, text)
+    assert sent.local_places() == [
+        str(tmp_path / name) for name in ("fields.geojson", "photos", "weights.safetensors")
+    ]
+    document = yaml.safe_load(sent.text)
+    assert document["env"] == {"run": "fast", "uri": "plain"}, "the user's own names are no places"
+    assert document["workers"]["node_selector"] == {"area": "north"}
+    text = """
+kind: train
+name: again
+data:
+  train: {uri: photos, run: masks}
+  held_out: 0.1
+output: {uri: "s3://models/again"}
+"""
+    sent = submission(tmp_path, text)
+    assert sent.local_places() == [str(tmp_path / "masks"), str(tmp_path / "photos")]
+    assert yaml.safe_load(sent.text)["data"]["train"][0]["run"] == str(tmp_path / "masks")
+
+
 def test_what_stands_for_itself_is_sent_so_that_it_does_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

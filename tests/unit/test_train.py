@@ -23,8 +23,8 @@ from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
 from jobs.train import _group, train_job
 from jobs.train_log import read_log
-from jobs.train_record import claim
-from jobs.train_spec import DataSection, SourceSection, TrainSpec
+from jobs.train_record import JOB_KEY, claim, placed
+from jobs.train_spec import DataSection, ExamSection, TrainSpec
 from pipeline.checkpoints import CheckpointError, Checkpoints
 from pipeline.samples import Samples, SampleSource, held_out
 from pipeline.storage import Store
@@ -113,6 +113,33 @@ def test_another_spec_is_refused_and_told_what_differs(scenes: Path, tmp_path: P
         run(spec_of(scenes, tmp_path / "out", more="seed: 1\n"))
     assert len(str(told.value).splitlines()) == 3
     assert weights.digest(tmp_path / "out" / "last.safetensors") == before
+
+
+@pytest.mark.parametrize(
+    ("val", "problem"),
+    [
+        ("{uri: a}", r"data\.val\.annotations: missing"),
+        (
+            "{uri: a, annotations: a.json, run: b}",
+            r"data\.val\.run: unknown key here; did you mean data\.train\.run",
+        ),
+        ("{uri: a, annotations: a.json, weight: 2}", r"data\.val\.weight: unknown key here"),
+    ],
+)
+def test_val_takes_a_json_and_nothing_else(val: str, problem: str) -> None:
+    data = f"data:\n  train: {{uri: a, annotations: a.json}}\n  val: {val}\n"
+    with pytest.raises(SpecError, match=problem):
+        load_text(f"kind: train\nname: test\n{data}output: {{uri: out}}\n", "spec.yaml", kind=TrainSpec)
+
+
+def test_a_record_of_when_val_had_more_keys_is_the_same_training(scenes: Path, tmp_path: Path) -> None:
+    spec, store = placed(spec_of(scenes, tmp_path / "out")), Store.open(str(tmp_path / "out"))
+    claimed = store, spec, ModelConfig(classes=CATEGORIES), {}, {}
+    assert claim(*claimed)
+    record = json.loads(store.get(JOB_KEY))
+    record["settings"]["data"]["val"] |= {"run": None, "min_score": 0.0, "boxes_only": False, "weight": 1.0}
+    store.put(JOB_KEY, json.dumps({**record, "fingerprint": "of then"}).encode())
+    assert not claim(*claimed)
 
 
 def test_annotations_that_changed_are_refused(scenes: Path, tmp_path: Path) -> None:
@@ -220,7 +247,7 @@ def test_a_held_out_part_is_measured_and_not_learned_from(scenes: Path, tmp_path
 
 def test_a_held_out_truth_is_that_of_the_json(scenes: Path) -> None:
     exam = held_exam(Samples([SampleSource(f"{scenes}/truth.json", f"{scenes}/images")], hold=0.5))
-    given = given_exam(SourceSection(uri=f"{scenes}/images", annotations=f"{scenes}/truth.json"), CATEGORIES)
+    given = given_exam(ExamSection(uri=f"{scenes}/images", annotations=f"{scenes}/truth.json"), CATEGORIES)
     ids = {row["file_name"]: row["id"] for _, row in given.images}
     for _, row in exam.images:
         ours = exam.truth.loadAnns(exam.truth.getAnnIds(row["id"]))
