@@ -36,6 +36,8 @@ class Exam:
     """Every image of the truth, with the store in which its `file_name` starts."""
     category_ids: list[int]
     """The truth's id of each of the model's classes."""
+    ignored: tuple[str, ...] = ()
+    """Categories of the json that are no class of the model, and are not measured."""
 
     @property
     def kind(self) -> Kind:
@@ -58,13 +60,31 @@ class Exam:
 
 
 def given_exam(section: ExamSection, classes: Sequence[str]) -> Exam:
-    """Of a COCO json that the spec names. Raises JobError for one that lacks a class, StoreError."""
+    """Of a COCO json that the spec names, without what is no class of the model: it would count as missed.
+
+    Raises JobError for one that lacks a class or has no instance of any, StoreError.
+    """
     truth = read_truth(section.annotations, options_of(section))
     ids = {c["name"]: int(c["id"]) for c in truth.dataset["categories"]}
     if missing := [c for c in classes if c not in ids]:
         raise JobError(f"data.val: {section.annotations} has no category {', '.join(map(escape, missing))}")
+    wanted = [ids[c] for c in classes]
+    kept = {
+        "images": truth.dataset["images"],
+        "categories": [c for c in truth.dataset["categories"] if c["name"] in classes],
+        "annotations": [a for a in truth.dataset["annotations"] if int(a["category_id"]) in wanted],
+    }
+    if not kept["annotations"]:
+        raise JobError(
+            f"data.val: {section.annotations} has no instance of {', '.join(map(escape, classes))}"
+        )
     store = Store.open(section.uri, options_of(section))
-    return Exam(truth, [(store, row) for row in truth.dataset["images"]], [ids[c] for c in classes])
+    return Exam(
+        load_truth(kept),
+        [(store, row) for row in kept["images"]],
+        wanted,
+        tuple(str(name) for name in ids if name not in classes),
+    )
 
 
 def held_exam(samples: Samples) -> Exam:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import tempfile
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from condinst.sampling import Order
 from condinst.training import Training
 from condinst.views import Views
 from jobs import structured
-from jobs.errors import JobError, naming
+from jobs.errors import JobError, naming, one_line
 from jobs.exam import Exam, given_exam, held_exam
 from jobs.judge import Judge
 from jobs.resolve import options_of
@@ -28,6 +29,7 @@ from jobs.train_log import SUMMARY_KEY, TrainLog
 from jobs.train_record import decisive, fingerprint
 from jobs.train_spec import SourceSection, TrainSpec
 from pipeline.checkpoints import Checkpoints
+from pipeline.models import resolved
 from pipeline.samples import Samples, SampleSource
 from pipeline.storage import Store, StoreOptions
 from pipeline.weights import fetch_weights
@@ -43,23 +45,50 @@ class Material:
     exam: Exam
     model: CondInst
     digests: dict[str, str]
-    """sha256 of what it reads: annotations, weights."""
+    """sha256 of what it reads: annotations, weights; and of which images are left out, if any are."""
+    start: str | None
+    """Where the weights of `model.weights` lie: of a `current.json` the version."""
 
 
-def material(spec: TrainSpec, console: Console, device: str | None = None) -> Material:
-    """Labelled images and a model that fit the spec.
+def material(spec: TrainSpec, console: Console, device: str, start: str | None = None) -> Material:
+    """Labelled images, without those measured on, and a model on a device that fit the spec.
 
-    Raises JobError, SampleError, WeightsError, StoreError.
+    `start` is where the weights lie that `model.weights` named when the training began; default: as it says
+    now. Raises JobError, SampleError, WeightsError, ModelsError, StoreError.
     """
     sources = [_source(section) for section in spec.data.train]
     samples = Samples(sources, spec.data.classes, hold=spec.data.held_out or 0.0)
+    _tell_unlisted(samples, console)
     if spec.loss.mask != "boxinst" and not samples.has_masks:
         raise JobError("data.train: has instances with a box and no mask; set loss.mask to boxinst")
-    val = spec.data.val
-    exam = held_exam(samples) if val is None else given_exam(val, samples.classes)
+    exam = _exam(spec, samples, console)
     torch.manual_seed(spec.seed)
-    model, parents = _model(spec, samples.classes, console, device or spec.device)
-    return Material(samples, exam, model, {**samples.digests, **parents})
+    if spec.model.weights is not None:
+        start = start or resolved(spec.model.weights, StoreOptions())
+    model, parents = _model(spec, samples.classes, console, device, start)
+    return Material(samples, exam, model, {**samples.digests, **parents}, start)
+
+
+def _tell_unlisted(samples: Samples, console: Console) -> None:
+    for labels, count in samples.unlisted.items():
+        _warn(console, f"{labels}: left out: {count:,} annotations of images that it does not list")
+
+
+def _exam(spec: TrainSpec, samples: Samples, console: Console) -> Exam:
+    """What is measured on; none of its images stays among the samples."""
+    if spec.data.val is None:
+        return held_exam(samples)
+    exam = given_exam(spec.data.val, samples.classes)
+    if exam.ignored:
+        _warn(console, f"data.val: not measured, as no class of the model: {', '.join(exam.ignored)}")
+    if count := samples.leave_out((store, str(row["file_name"])) for store, row in exam.images):
+        _warn(console, f"{count:,} images of data.train are in data.val as well and not learned from")
+    return exam
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(escape(one_line(text)), style="yellow", highlight=False, soft_wrap=True)
+    structured.event("warning", logging.WARNING, message=text)
 
 
 def learn(spec: TrainSpec, given: Material, console: Console) -> None:
@@ -153,14 +182,14 @@ def _source(section: SourceSection) -> SampleSource:
 
 
 def _model(
-    spec: TrainSpec, classes: tuple[str, ...], console: Console, device: str
+    spec: TrainSpec, classes: tuple[str, ...], console: Console, device: str, start: str | None
 ) -> tuple[CondInst, dict[str, str]]:
     """The network that training starts from, on a device; and the digest of the weights it took over."""
     parents: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
-        if spec.model.weights is not None:
+        if start is not None:
             with naming("model.weights"):
-                path = fetch_weights(spec.model.weights, StoreOptions(), Path(folder))
+                path = fetch_weights(start, StoreOptions(), Path(folder))
                 loaded = weights.load_for_training(path)
                 parents["weights"] = weights.digest(path)
             model = _adapted(spec, loaded, classes, console)

@@ -44,6 +44,9 @@ def promote(
     margin: Annotated[float, typer.Option(min=0, max=1, help="How much better it must be, AP.")] = 0.0,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the interval.")] = 0.95,
     resamples: Annotated[int, typer.Option(min=100, max=1_000_000, help="Of the bootstrap.")] = 2000,
+    min_images: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Fewest images with instances to promote on.")
+    ] = 10,
     max_dets: Annotated[int, typer.Option(min=1, max=100_000, help="Most detections that count.")] = 100,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the models run.")] = "cpu",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only measure and say.")] = False,
@@ -78,6 +81,7 @@ def promote(
         margin=margin,
         confidence=confidence,
         resamples=resamples,
+        min_images=min_images,
         dry_run=dry_run,
         device=device,
         store=options,
@@ -96,7 +100,7 @@ def rollback(
     profile: Profile = None,
     anonymous: Anonymous = False,
 ) -> None:
-    """Go back to the version of a model that was current before.
+    """Go back to the version of a model that was current before; again, to the one before that.
 
     Example:
 

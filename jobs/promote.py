@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pycocotools.coco import COCO
 from rich.console import Console
 from rich.markup import escape
 
@@ -40,6 +42,8 @@ class Request:
     confidence: float = 0.95
     resamples: int = 2000
     seed: int = 0
+    min_images: int = 10
+    """Fewest images with instances that anything is promoted on."""
     dry_run: bool = False
     device: str = "cpu"
     store: StoreOptions = field(default_factory=StoreOptions)
@@ -65,14 +69,17 @@ def promote(request: Request, console: Console | None = None) -> ExitCode:
     models = Models(Store.open(f"{request.models.rstrip('/')}/{request.name}", request.store))
     current = models.current()
     against = request.against or _file_of(models, current)
-    new = _measure(request, request.new, console)
+    truth = read_truth(request.truth, request.store)
+    _require_enough(truth, request)
+    new = _measure(request, request.new, truth, console)
+    if math.isnan(ap := new.matches.ap()):
+        raise JobError(f"{request.truth}: has no instance to measure AP on; crowd regions do not count")
     if against is None:
-        ap = new.matches.ap()
         console.print(f"AP {ap:.4f}; there is no version yet to compare with", highlight=False)
         return _move(request, models, current, new, {"ap": ap}, "the first version", console)
     found = compare(
         new.matches,
-        _measure(request, against, console).matches,
+        _measure(request, against, truth, console).matches,
         resamples=request.resamples,
         confidence=request.confidence,
         seed=request.seed,
@@ -89,7 +96,10 @@ def promote(request: Request, console: Console | None = None) -> ExitCode:
 def rollback(
     models_uri: str, name: str, options: StoreOptions, to: int | None = None, console: Console | None = None
 ) -> None:
-    """Make the version before current again, or version `to`. Raises ModelsError, JobError."""
+    """Make the version before the current one current again, or version `to`; twice goes back by two.
+
+    Raises ModelsError, JobError.
+    """
     console = console or Console()
     models = Models(Store.open(f"{models_uri.rstrip('/')}/{name}", options))
     current = models.current()
@@ -97,7 +107,7 @@ def rollback(
         raise JobError(f"{models.store.uri}: nothing was promoted there, so there is nothing to go back from")
     version = models.before(current) if to is None else to
     models.record(version)
-    models.move(version, current, f"rollback from version {current.version}")
+    models.move(version, current, f"rollback from version {current.version}", rollback=True)
     console.print(
         f"version {version} of {escape(name)} is current again, in the place of {current.version}",
         highlight=False,
@@ -114,6 +124,8 @@ def _move(
     console: Console,
 ) -> ExitCode:
     if current is not None and current.sha256 == new.sha256:
+        if not request.dry_run:
+            models.repeat()
         console.print(f"these weights are current already: version {current.version}", highlight=False)
         return ExitCode.DONE
     if request.dry_run:
@@ -134,8 +146,17 @@ def _file_of(models: Models, current: Current | None) -> str | None:
     return None if current is None else models.store.join(current.file)
 
 
-def _measure(request: Request, place: str, console: Console) -> _Measured:
-    truth = read_truth(request.truth, request.store)
+def _require_enough(truth: COCO, request: Request) -> None:
+    """Raise JobError for a truth on which a difference says nothing: of one image every draw is the same."""
+    found = len({a["image_id"] for a in truth.dataset["annotations"] if not a["iscrowd"]})
+    if found < request.min_images:
+        raise JobError(
+            f"{request.truth}: {found} of its images have instances; a model is promoted on "
+            f"{request.min_images} at least (--min-images)"
+        )
+
+
+def _measure(request: Request, place: str, truth: COCO, console: Console) -> _Measured:
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
         path = weights.resolve(fetch_weights(place, request.store, Path(folder)))
         model = condinst.load(path, request.device)

@@ -40,7 +40,8 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     _check_device(spec)
     store = Store.open(spec.output.uri, options_of(spec.output))
     spec = settled(spec, standing(store))
-    given = material(spec, console)
+    # Beside workers this process only looks at it: their GPUs are elsewhere.
+    given = material(spec, console, "cpu" if spec.workers else spec.device)
     counts = {"images": len(given.samples), "instances": given.samples.instances}
     new = claim(store, spec, given.model.config, given.digests, counts)
     if not new and _done(store):
@@ -61,7 +62,13 @@ def _train(spec: TrainSpec, given: Material, console: Console) -> None:
             return
         run_group(
             work,
-            {"spec": spec.model_dump_json(), "width": console.width, "json": structured.is_on()},
+            {
+                "spec": spec.model_dump_json(),
+                "digests": given.digests,
+                "start": given.start,
+                "width": console.width,
+                "json": structured.is_on(),
+            },
             _group(spec, spec.workers),
             structured.relay
             if structured.is_on()

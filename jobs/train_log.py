@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from condinst import Instances
+from condinst import Instances, parallel
 from jobs import structured
 from jobs.board import Board
 from jobs.curves import write_curves
@@ -43,7 +43,9 @@ class TrainLog:
         self._first = step
 
     def step(self, step: int, terms: dict[str, float]) -> None:
-        """Take in what `fit` tells of a step."""
+        """Take in what `fit` tells of a step; only the first process does, which also puts it."""
+        if parallel.rank() > 0:
+            return
         said = {"step": step, **terms}
         self._steps.append(said)
         self._recent.append(said)
@@ -81,7 +83,10 @@ class TrainLog:
         self._steps = []
 
     def conclude(self, measured: Sequence[Mapping[str, float]], workers: int) -> None:
-        """Put curves and summary of the whole training, and say the latter."""
+        """Put curves and summary of the whole training, and say the latter; nothing is taken in after it."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
         steps = list(read_log(self._store))
         write_curves(self._store, steps, measured)
         seconds, waited = (sum(s[k] for s in steps) for k in ("seconds", "wait"))

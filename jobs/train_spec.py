@@ -189,7 +189,9 @@ class TrainSpec(JobSpec):
     augment: AugmentConfig = Field(default=AugmentConfig(), description="How views are made of images.")
     training: FitConfig = Field(default=FitConfig(), description="How the network learns.")
     batch: int = Field(default=8, ge=1, le=1024, description="Views in a step.")
-    seed: int = Field(default=0, ge=0, description="Of the first weights, the order and the views.")
+    seed: int = Field(
+        default=0, ge=0, le=2**63 - 1, description="Of the first weights, the order and the views."
+    )
     threads: int = Field(default=1, ge=1, le=256, description="Threads of a training without `workers`.")
     decoders: int = Field(
         default=2, ge=1, le=256, description="Threads of each process that fetch, decode and augment images."
@@ -244,6 +246,10 @@ class TrainSpec(JobSpec):
             raise ValueError("workers.least is more than workers.count")
         if own and (self.device == "cuda") != (own.gpus > 0):
             raise ValueError("device: cuda and workers.gpus go together")
+        if own and own.gpus not in (0, 1):
+            raise ValueError(
+                f"workers.gpus: {own.gpus:g} was given, and nccl takes no two workers on one GPU: give 1"
+            )
         if self.device == "cpu" and self.training.precision == "float16":
             raise ValueError(
                 "training.precision: float16 is for device: cuda; on processors give bfloat16 or float32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from condinst.coco_truth import BROKEN, TruthError, box_of, check_images, encoded
 from condinst.evaluate import load_truth
 from jobs.errors import JobError
 from pipeline.storage import NotFound, Store, StoreOptions
@@ -19,21 +21,27 @@ def read_truth(uri: str, options: StoreOptions, limit: int | None = None) -> COC
     """The COCO json that a path or URI names; `limit` keeps its first images.
 
     Annotations are numbered anew: pycocotools takes a match with number 0 for none. An `area` that is not
-    there is measured. Raises JobError for a file that is no COCO truth, StoreError when it cannot be had.
+    there is measured. Annotations of images that are not listed are left out, as pycocotools does. Raises
+    JobError for a file that is no COCO truth, StoreError when it cannot be had.
     """
     data = _parse(uri, _fetch(uri, options))
     try:
+        check_images(data)
         images = [_image(image) for image in data["images"][:limit]]
-        names = Counter(str(category["name"]) for category in data["categories"])
+        listed = [{**c, "id": int(c["id"]), "name": str(c["name"])} for c in data["categories"]]
+        names = Counter(category["name"] for category in listed)
         kept = {image["id"] for image in images}
-        categories = {category["id"] for category in data["categories"]}
-        annotations = [dict(a) for a in data["annotations"] if a["image_id"] in kept]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        categories = {category["id"] for category in listed}
+        numbered = ({**a, "image_id": int(a["image_id"])} for a in data["annotations"])
+        annotations = [a for a in numbered if a["image_id"] in kept]
+    except TruthError as error:
+        raise JobError(f"{uri}: {error}") from None
+    except BROKEN as error:
         raise JobError(f"{uri}: no COCO truth ({type(error).__name__}: {error})") from None
     twice = [name for name, count in names.items() if count > 1]
     if not images or twice:
         raise JobError(f"{uri}: {f'has the category {twice[0]!r} twice' if twice else 'names no images'}")
-    truth = load_truth({"images": images, "categories": data["categories"], "annotations": []})
+    truth = load_truth({"images": images, "categories": listed, "annotations": []})
     masks = any(a.get("segmentation") for a in annotations)
     for number, annotation in enumerate(annotations, start=1):
         _complete(uri, annotation, truth, categories, masks)
@@ -73,7 +81,7 @@ def _parse(uri: str, data: bytes) -> Mapping[str, Any]:
 
 def _image(image: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "id": image["id"],
+        "id": int(image["id"]),
         "file_name": str(image["file_name"]),
         "height": int(image["height"]),
         "width": int(image["width"]),
@@ -83,22 +91,30 @@ def _image(image: Mapping[str, Any]) -> dict[str, Any]:
 def _complete(uri: str, annotation: dict[str, Any], truth: COCO, categories: set[Any], masks: bool) -> None:
     """Check one annotation, and add what COCO's programs expect of every one."""
     name = f"{uri}: annotation {annotation.get('id')}"
-    if annotation.get("category_id") not in categories:
+    number: int | None
+    try:
+        number = int(annotation["category_id"])
+    except BROKEN:
+        number = None
+    if number not in categories:
         raise JobError(
             f"{name}: its category_id {annotation.get('category_id')!r} is not among the categories"
         )
     if masks and not annotation.get("segmentation"):
         raise JobError(f"{name}: has no segmentation, while others do; leave it out, or give all boxes only")
+    annotation["category_id"] = number
     try:
         if masks:
             image = truth.imgs[annotation["image_id"]]
-            annotation["segmentation"] = truth.annToRLE(annotation)
-            if list(annotation["segmentation"]["size"]) != [image["height"], image["width"]]:
-                raise ValueError(f"its mask is not of the image's size {image['height'], image['width']}")
+            size = [image["height"], image["width"]]
+            counts = encoded(annotation["segmentation"], *size)
+            annotation["segmentation"] = {"size": size, "counts": counts}
             annotation.setdefault("bbox", coco_mask.toBbox(annotation["segmentation"]).tolist())
             annotation.setdefault("area", float(coco_mask.area(annotation["segmentation"])))
-        _, _, width, height = (float(value) for value in annotation["bbox"])
-        annotation.setdefault("area", width * height)
-    except Exception as error:  # pycocotools raises many types for a shape that is none
+        annotation["bbox"] = list(box_of(annotation))
+        annotation["area"] = float(annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]))
+        annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)
+        if not math.isfinite(annotation["area"]):
+            raise ValueError(f"its area is {annotation['area']}")
+    except BROKEN as error:
         raise JobError(f"{name}: {type(error).__name__}: {error}") from None
-    annotation.setdefault("iscrowd", 0)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from condinst.augment import StoredMask
-from condinst.coco_truth import ImageTruth, TruthError, read_truth
+from condinst.coco_truth import ImageTruth, TruthError, read_truth, unlisted
 from pipeline import tables
 from pipeline.ledger import LedgerError
 from pipeline.records import Status
@@ -32,6 +32,8 @@ class Labels:
     images: list[ImageTruth]
     digest: str
     """sha256 of what was read."""
+    unlisted: int = 0
+    """Annotations of images that are not listed, which are left out."""
 
 
 def read_coco(uri: str, options: StoreOptions) -> Labels:
@@ -51,7 +53,7 @@ def read_coco(uri: str, options: StoreOptions) -> Labels:
         names, images = read_truth(data)
     except TruthError as error:
         raise SampleError(f"{uri}: {error}") from None
-    return Labels(names, images, hashlib.sha256(text).hexdigest())
+    return Labels(names, images, hashlib.sha256(text).hexdigest(), unlisted(data))
 
 
 def read_run(uri: str, options: StoreOptions, min_score: float = 0.0) -> Labels:

@@ -55,20 +55,33 @@ class Models:
         """Keep a weights file as the next version; returns its number. The same file keeps its number."""
         digest = hashlib.sha256(weights).hexdigest()
         taken = sorted(_numbers(self.store, "versions/"))
-        for version in taken:
-            if _read(self.store, record_key(version)).get("sha256") == digest:
-                return version
-        version = taken[-1] + 1 if taken else 1
-        said = {**record, "version": version, "sha256": digest, "created": _now()}
-        # The record first: whoever creates it owns the number, and its weights follow.
-        while not self.store.create(record_key(version), json.dumps(said, indent=2).encode()):
-            version += 1
-            said["version"] = version
-        self.store.create(weights_key(version), weights)
+        version = next((v for v in taken if self._is(v, digest)), None)
+        if version is None:
+            version = taken[-1] + 1 if taken else 1
+            said = {**record, "version": version, "sha256": digest, "created": _now()}
+            # The record first: whoever creates it owns the number, and its weights follow. One that stands
+            # and is of these weights is ours, whose answer was lost, or another's who adds the same file.
+            while not self.store.create(record_key(version), _text(said)) and not self._is(version, digest):
+                version += 1
+                said["version"] = version
+        self._complete(version, weights)
         return version
 
-    def move(self, version: int, before: Current | None, why: str) -> Current:
-        """Make a version the current one, if `before` still is. Raises ModelsError where it is not."""
+    def _is(self, version: int, digest: str) -> bool:
+        return _read(self.store, record_key(version)).get("sha256") == digest
+
+    def _complete(self, version: int, weights: bytes) -> None:
+        """Put a version's weights where they are not there: who made its record may have died before."""
+        try:
+            self.store.head(weights_key(version))
+        except NotFound:
+            self.store.create(weights_key(version), weights)
+
+    def move(self, version: int, before: Current | None, why: str, rollback: bool = False) -> Current:
+        """Make a version the current one, if `before` still is. Raises ModelsError where it is not.
+
+        `rollback`: it was current before, and what came after it is taken back.
+        """
         record = _read(self.store, record_key(version))
         number = before.move + 1 if before else 1
         made = {
@@ -77,38 +90,69 @@ class Models:
             "sha256": record["sha256"],
             "file": weights_key(version),
             "before": before.version if before else None,
+            "rollback": rollback,
             "why": why,
             "at": _now(),
         }
-        text = json.dumps(made, indent=2).encode()
-        if not self.store.create(f"moves/{number:06d}.json", text):
+        text = _text(made)
+        # After a lost answer the request is made again, and finds our own move.
+        if not self.store.create(move_key(number), text) and self.store.get(move_key(number)) != text:
             raise ModelsError(
                 f"{self.store.uri}: the current version has changed meanwhile; look at it and try again"
             )
-        self.store.put(CURRENT, text)
+        self.repeat()
         return Current(number, version, str(record["sha256"]))
 
+    def repeat(self) -> None:
+        """Have `current.json` say what the highest move says; a crash or a race can leave it behind."""
+        while moves := _numbers(self.store, "moves/"):
+            # Read anew after each writing: another's move may have come between.
+            text = self.store.get(move_key(max(moves)))
+            if self._repeated() == text:
+                return
+            self.store.put(CURRENT, text)
+
+    def _repeated(self) -> bytes | None:
+        try:
+            return self.store.get(CURRENT)
+        except NotFound:
+            return None
+
     def before(self, current: Current) -> int:
-        """The version that the current one took the place of. Raises ModelsError where there is none."""
-        move = _read(self.store, f"moves/{current.move:06d}.json")
-        if move.get("before") is None:
+        """The version that was current before the present one was promoted; rollbacks are taken back.
+
+        So two rollbacks go back by two. Raises ModelsError where there is none.
+        """
+        line: list[int] = []
+        for number in range(1, current.move + 1):
+            version = self._move(number).version
+            if self._is_rollback(number) and version in line:
+                while line[-1] != version:
+                    line.pop()
+            elif line[-1:] != [version]:
+                line.append(version)
+        if len(line) < 2:
             raise ModelsError(
-                f"{self.store.uri}: version {current.version} is the first; there is none before"
+                f"{self.store.uri}: version {current.version} is the first; there is none before it. --to "
+                "names any version"
             )
-        return int(move["before"])
+        return line[-2]
+
+    def _is_rollback(self, number: int) -> bool:
+        move = _read(self.store, move_key(number))
+        # Of versions that had no field for it.
+        return bool(move.get("rollback", str(move.get("why")).startswith("rollback")))
 
     def record(self, version: int) -> dict[str, Any]:
         """What was said of a version when it was added. Raises ModelsError where it does not exist."""
         return _read(self.store, record_key(version))
 
     def _move(self, number: int) -> Current:
-        move = _read(self.store, f"moves/{number:06d}.json")
+        move = _read(self.store, move_key(number))
         try:
             return Current(number, int(move["version"]), str(move["sha256"]))
         except (KeyError, ValueError, TypeError):
-            raise ModelsError(
-                f"{self.store.join(f'moves/{number:06d}.json')} is no record of a move"
-            ) from None
+            raise ModelsError(f"{self.store.join(move_key(number))} is no record of a move") from None
 
 
 def weights_key(version: int) -> str:
@@ -119,6 +163,11 @@ def weights_key(version: int) -> str:
 def record_key(version: int) -> str:
     """Where a version's record lies."""
     return f"versions/{version:06d}.json"
+
+
+def move_key(number: int) -> str:
+    """Where the record of a promotion or rollback lies."""
+    return f"moves/{number:06d}.json"
 
 
 def resolved(uri: str, options: StoreOptions) -> str:
@@ -149,6 +198,10 @@ def _read(store: Store, key: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ModelsError(f"{store.join(key)} was not written by this program")
     return record
+
+
+def _text(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, indent=2).encode()
 
 
 def _now() -> str:

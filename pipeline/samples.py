@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -56,22 +57,26 @@ class Samples:
         self.digests = {
             f"{n}:{s.labels}": own.digest for n, (s, own) in enumerate(zip(sources, read, strict=True))
         }
-        """sha256 of each source's labels, by the source's number and name."""
+        """sha256 of each source's labels, by the source's number and name; and of what `leave_out` took."""
+        self.unlisted = {s.labels: own.unlisted for s, own in zip(sources, read, strict=True) if own.unlisted}
+        """Annotations of images that their json does not list, by its name; they are left out."""
         self.classes = tuple(classes or dict.fromkeys(name for own in read for name in own.names))
         """Class names: as given, or those of all sources in their order."""
         self._items: list[tuple[Store, ImageTruth]] = []
         self.held: list[tuple[Store, ImageTruth]] = []
         """The images left out, with their instances and where they lie."""
-        counts = []
-        for source, own in zip(sources, read, strict=True):
+        self._owners: list[int] = []
+        """Number of each item's source."""
+        for number, (source, own) in enumerate(zip(sources, read, strict=True)):
             store = Store.open(source.images, source.options)
-            before = len(self._items)
             for image in own.images:
-                place = self.held if held_out(image.file_name, hold) else self._items
-                place.append((store, _adapted(image, own.names, self.classes, source.boxes_only)))
-            counts.append(len(self._items) - before)
-        self.counts = tuple(counts)
-        """Images of each source, without those left out."""
+                adapted = _adapted(image, own.names, self.classes, source.boxes_only)
+                if held_out(image.file_name, hold):
+                    self.held.append((store, adapted))
+                else:
+                    self._items.append((store, adapted))
+                    self._owners.append(number)
+        self._sources = len(sources)
         if not self.instances:
             raise SampleError(
                 f"{sources[0].labels}: has no instance of {', '.join(self.classes) or 'any class'}"
@@ -82,6 +87,30 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images of each source, without those left out."""
+        return tuple(self._owners.count(number) for number in range(self._sources))
+
+    def leave_out(self, images: Iterable[tuple[Store, str]]) -> int:
+        """Take away the images that lie where these do; returns how many. Call it before reading any.
+
+        Images are the same where their full URIs are. Raises SampleError when no instance would be left.
+        """
+        apart = {_place(store, name) for store, name in images}
+        kept = [n for n, (store, i) in enumerate(self._items) if _place(store, i.file_name) not in apart]
+        gone = [self._items[n] for n in sorted(set(range(len(self))) - set(kept))]
+        if not gone:
+            return 0
+        self._items = [self._items[n] for n in kept]
+        self._owners = [self._owners[n] for n in kept]
+        if not self.instances:
+            raise SampleError("no image with an instance is left to learn from: all of them are measured on")
+        # Another training than one that learns from them.
+        names = "\n".join(sorted(_place(store, image.file_name) for store, image in gone))
+        self.digests = {**self.digests, "left out": hashlib.sha256(names.encode()).hexdigest()}
+        return len(gone)
 
     @property
     def instances(self) -> int:
@@ -134,6 +163,10 @@ def read_labelled(store: Store, name: str, size: tuple[int, int]) -> Rgb:
             f"{size[1]}x{size[0]}: they are of another image"
         )
     return image
+
+
+def _place(store: Store, name: str) -> str:
+    return store.join(posixpath.normpath(name))
 
 
 def _fetch(store: Store, name: str) -> tuple[bytes, str]:

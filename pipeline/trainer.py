@@ -3,6 +3,7 @@
 Ray Train places the workers, makes their process group (gloo on processors, nccl on GPUs) and replaces the
 whole group when a worker or its node dies. What they have learned is in the checkpoints of the output
 (`pipeline.checkpoints`), from which every new group goes on, with however many workers there are then.
+What a worker raises that a new group would raise again ends the training at once (`recurs`).
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.cluster import cluster
+from pipeline.objects import StoreError
 
 TIMEOUT = 1800
 """Seconds that a process waits for the others: one of them may be measuring."""
+NODE_WAIT = 1800.0
+"""Seconds that a group may wait for room: a node that is gone may not come back."""
+_SAY_EVERY = 60.0
+"""Seconds without a sign of life between two words about it."""
+_SIGN_EVERY = 5.0
 _POLL = 0.5
 _ENDING = 30.0
 """Seconds that Ray Train's thread gets to end once Ray has: left in its code, it could abort the exit."""
@@ -29,7 +37,7 @@ _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|pee
 
 
 class WorkersFailed(Exception):
-    """The workers died more often than allowed; the message has the last one's words."""
+    """The workers died more often than allowed, or found no room; the message says what became of them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ def run_group(
     """Run `work(payload)` in every worker, to its end; on a Ray cluster that is joined or started.
 
     The payload also gets `mailbox`: what a worker posts there (`post`) is said here. Raises ClusterTooSmall,
-    the workers' own exception where it is one that a person can put right, and otherwise WorkersFailed.
+    the workers' own exception where it is one that a person can put right, FloatingPointError, and otherwise
+    WorkersFailed; that too when no worker has been at work for `NODE_WAIT` seconds.
     """
     least = group.least or group.count
     with ExitStack() as last, cluster(group, least, address=address, spare=0):
@@ -90,12 +99,16 @@ def run_group(
         )
         runner.start()
         last.callback(runner.join, _ENDING)  # after the cluster, which an interrupt leaves while it works
-        while runner.is_alive():
+        patience = Patience(least)
+        alive = True
+        while alive:
             runner.join(_POLL)
-            for text in ray.get(mailbox.take.remote()):
+            alive = runner.is_alive()  # before the last words are taken
+            texts, idle = ray.get(mailbox.take.remote())
+            for text in texts:
                 say(text)
-        for text in ray.get(mailbox.take.remote()):
-            say(text)
+            if alive and (text := patience.word(idle)):
+                say(text)
         if failed:
             raise failed[0]
 
@@ -106,17 +119,63 @@ def post(mailbox: Any, text: str) -> None:
 
 
 class _Mailbox:
-    """Words on their way to the driver, in order."""
+    """Words on their way to the driver, in order, and when a worker last gave a sign of life."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
+        self._sign = time.monotonic()
 
     def put(self, text: str) -> None:
         self._texts.append(text)
 
-    def take(self) -> list[str]:
+    def sign(self) -> None:
+        self._sign = time.monotonic()
+
+    def take(self) -> tuple[list[str], float]:
+        """The words, and the seconds since the last sign of life."""
         taken, self._texts = self._texts, []
-        return taken
+        return taken, time.monotonic() - self._sign
+
+
+class Patience:
+    """What is said while no worker is at work, and when there is an end to it."""
+
+    def __init__(self, workers: int, most: float = NODE_WAIT, every: float = _SAY_EVERY) -> None:
+        self._workers, self._most, self._every = workers, most, every
+        self._said = 0
+
+    def word(self, idle: float) -> str | None:
+        """What to say after `idle` seconds without a sign of life: once a period. Raises WorkersFailed."""
+        if idle >= self._most:
+            raise WorkersFailed(
+                f"there was no room for {self._workers} workers for {self._most / 60:.0f} min: bring nodes, "
+                "or ask for fewer workers (workers.least)"
+            )
+        periods, before = int(idle / self._every), self._said
+        self._said = periods
+        if periods <= before:
+            return None
+        return f"waiting for room for {self._workers} workers, or for their start: {idle / 60:.0f} min\n"
+
+
+def _attending(work: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """The same, with a sign of life every few seconds for as long as it takes."""
+
+    def attend(payload: dict[str, Any]) -> None:
+        ended = threading.Event()
+
+        def signs() -> None:
+            while not ended.is_set():
+                payload["mailbox"].sign.remote()
+                ended.wait(_SIGN_EVERY)
+
+        threading.Thread(target=signs, daemon=True).start()
+        try:
+            work(payload)
+        finally:
+            ended.set()
+
+    return attend
 
 
 def _fit(
@@ -135,7 +194,7 @@ def _fit(
     folder = tempfile.mkdtemp(prefix="condinst-train-")
     try:
         TorchTrainer(
-            work,
+            _attending(work),
             train_loop_config=payload,
             torch_config=TorchConfig(backend="nccl" if group.gpus else "gloo", timeout_s=TIMEOUT),
             scaling_config=ScalingConfig(
@@ -161,12 +220,18 @@ def _fit(
 
 
 def _teller(mailbox: Any) -> Any:
-    """Tells of every death of a worker; called in Ray Train's controller."""
+    """Tells of every death of a worker, and ends the training where going back does not help.
+
+    Called in Ray Train's controller, which takes what is raised here for its own failure: it starts no group
+    again then, stops the one there is, and has `fit` raise it.
+    """
     from ray.train import UserCallback
 
     class Teller(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             rank, error = culprit(worker_exceptions)
+            if recurs(error):
+                raise error
             post(mailbox, f"worker {rank} ended ({last_words(error)}); going back to the last checkpoint\n")
 
     return Teller()
@@ -179,6 +244,18 @@ def culprit(failures: Mapping[int, BaseException]) -> tuple[int, BaseException]:
     return rank, bare[rank]
 
 
+def recurs(error: BaseException) -> bool:
+    """Whether a new group would end the same way: in a training that diverges, or as this project says.
+
+    Of what this project raises a store that does not answer is left out: it may the next time.
+    """
+    return isinstance(error, FloatingPointError) or (_is_ours(error) and not isinstance(error, StoreError))
+
+
+def _is_ours(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] in _OURS
+
+
 def last_words(error: BaseException) -> str:
     """The last line of an exception that may carry a whole traceback."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -187,7 +264,7 @@ def last_words(error: BaseException) -> str:
 
 def _bare(error: BaseException) -> BaseException:
     """What Ray's wrappers hold: a check of a worker's health that failed is the worker's death."""
-    for name in ("health_check_failure", "cause"):
+    for name in ("controller_failure", "health_check_failure", "cause"):
         inner = getattr(error, name, None)
         if isinstance(inner, BaseException) and inner is not error:
             return _bare(inner)
@@ -198,7 +275,7 @@ def _guilt(error: BaseException) -> int:
     """0 for what this project raises, then a death, then the rest; last, a lost companion."""
     from ray.exceptions import RayActorError
 
-    if type(error).__module__.split(".")[0] in _OURS:
+    if recurs(error) or _is_ours(error):
         return 0
     if isinstance(error, RayActorError):
         return 1
@@ -209,7 +286,7 @@ def _cause(error: BaseException) -> BaseException:
     """The worker's own exception, if it is no mere loss of another worker."""
     failures = getattr(error, "worker_failures", {})
     _, raised = culprit(failures) if failures else (0, _bare(error))
-    if type(raised).__module__.split(".")[0] in _OURS:
+    if recurs(raised) or _is_ours(raised):
         return raised
     return WorkersFailed(
         f"the workers died too often (workers.max_failures); one of them said: {last_words(raised)}"

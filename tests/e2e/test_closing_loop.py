@@ -53,7 +53,7 @@ def test_the_loop_closes(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text(TRAIN)
     said = condinst("train", "train.yaml", cwd=tmp_path)
     assert "keeps plant, tree, roof, vehicle" in said
-    on = ("--on", "scenes/truth.json", "--images", "scenes/images", "--name", "fields")
+    on = ("--on", "scenes/truth.json", "--images", "scenes/images", "--name", "fields", "--min-images", 6)
     said = condinst("promote", "demo", *on, cwd=tmp_path)
     assert "version 1 of fields" in said
     said = condinst("promote", "demo", *on, "--resamples", 100, cwd=tmp_path, code=10)

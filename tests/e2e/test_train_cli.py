@@ -16,11 +16,13 @@ FEW_STEPS = ("--set", "training.steps=2", "--set", "training.checkpoint_steps=2"
 
 def test_weights_that_train_made_predict(tmp_path: Path) -> None:
     write_dataset(tmp_path / "scenes", range(2), 160)
+    write_dataset(tmp_path / "val", range(2), 160)
     source = "{uri: scenes/images, annotations: scenes/truth.json}"
+    val = "{uri: val/images, annotations: val/truth.json}"
     text = EXAMPLE.read_text()
     begin, end = text.index("data:"), text.index("model:")
     spec = tmp_path / "train.yaml"
-    spec.write_text(f"{text[:begin]}data:\n  train: {source}\n  val: {source}\n{text[end:]}")
+    spec.write_text(f"{text[:begin]}data:\n  train: {source}\n  val: {val}\n{text[end:]}")
     done = condinst("train", spec, *FEW_STEPS, "--set", "batch=2", "--set", "augment.size=96", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     weights = tmp_path / "work" / "train-kernels" / "best.safetensors"
@@ -36,11 +38,13 @@ def test_weights_that_train_made_predict(tmp_path: Path) -> None:
 
 def test_workers_find_what_lies_in_relative_folders(tmp_path: Path) -> None:
     write_dataset(tmp_path / "scenes", range(2), 160)
+    write_dataset(tmp_path / "val", range(2), 160)
     source = "{uri: scenes/images, annotations: scenes/truth.json}"
+    val = "{uri: val/images, annotations: val/truth.json}"
     text = EXAMPLE.read_text()
     begin, end = text.index("data:"), text.index("model:")
     spec = tmp_path / "train.yaml"
-    spec.write_text(f"{text[:begin]}data:\n  train: {source}\n  val: {source}\n{text[end:]}")
+    spec.write_text(f"{text[:begin]}data:\n  train: {source}\n  val: {val}\n{text[end:]}")
     small = ("--set", "batch=2", "--set", "augment.size=96", "--set", "workers={count: 2}")
     done = condinst("train", spec, *FEW_STEPS, *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -41,7 +41,7 @@ kind: train
 name: workers
 data:
   train: {{uri: {data}/images, annotations: {data}/truth.json}}
-  val: {{uri: {data}/images, annotations: {data}/truth.json}}
+  val: {{uri: {data}/val/images, annotations: {data}/val/truth.json}}
 model:
   backbone: {{depth: 18, stem_channels: 8, width: 8, norm: {norm}}}
   fpn: {{channels: 16}}
@@ -62,6 +62,7 @@ output: {{uri: {output}}}
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     write_dataset(folder, range(6), 160)
+    write_dataset(folder / "val", range(6), 160)
     return folder
 
 
@@ -210,6 +211,26 @@ def test_a_killed_job_started_again_joins_its_curve(scenes: Path, s3_bucket: str
     assert weights.read_notes(ours)["step"] == "16"
 
 
+def test_what_recurs_ends_the_training_without_another_try() -> None:
+    """The first worker raises; the second waits for it in a sum over both, for ever if need be."""
+    said: list[str] = []
+
+    def work(payload: dict[str, Any]) -> None:
+        import torch
+
+        from condinst import parallel
+
+        post(payload["mailbox"], "began\n")
+        if parallel.rank() == 0:
+            raise FloatingPointError("11 steps in a row")
+        parallel.total(torch.ones(1))
+
+    with pytest.raises(FloatingPointError, match="11 steps in a row"):
+        run_group(work, {}, Group(2, max_failures=3), said.append)
+    assert "".join(said).count("began") == 2
+    assert "going back" not in "".join(said)
+
+
 def test_workers_of_a_cluster_that_stands_get_the_environment_and_memory_of_the_job() -> None:
     said: list[str] = []
 
@@ -220,4 +241,5 @@ def test_workers_of_a_cluster_that_stands_get_the_environment_and_memory_of_the_
         post(payload["mailbox"], f"{os.environ.get('CONDINST_TOLD')} {held.get('memory')};")
 
     run_group(work, {}, Group(2, memory=50 * 2**20, env={"CONDINST_TOLD": "yes"}), said.append)
-    assert "".join(said).split(";")[:2] == [f"yes {float(50 * 2**20)}"] * 2
+    told = "".join(text for text in said if not text.startswith("waiting"))
+    assert told.split(";")[:2] == [f"yes {float(50 * 2**20)}"] * 2

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from condinst.coco_truth import TruthError, read_truth
+from condinst.coco_truth import TruthError, read_truth, unlisted
 from condinst.evaluate import load_truth
+from jobs.errors import JobError
+from jobs.truth import read_truth as read_exam
+from pipeline.storage import StoreOptions
 
 HEIGHT, WIDTH = 60, 80
 
@@ -102,3 +108,92 @@ def test_real_sets_read(data_dir: Path) -> None:
         dataset = json.loads(file.read_text())
         _, images = read_truth(dataset)
         assert sum(len(image.instances) for image in images) == len(dataset["annotations"])
+
+
+HOSTILE = [float("nan"), float("inf"), 1e12, 1e8, -1e8, 10**400, "7", "x", None, True, [], {}]
+NUMBERS = st.one_of(st.sampled_from(HOSTILE), st.integers(-90, 90), st.floats(-90, 90))
+LISTS = st.lists(NUMBERS, max_size=9)
+TEXTS = st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12)
+SEGMENTATIONS = st.one_of(
+    st.lists(LISTS, max_size=3),
+    LISTS,
+    st.fixed_dictionaries(
+        {
+            "size": st.sampled_from([[HEIGHT, WIDTH], [HEIGHT], [-1, 5], None, [10**9, 10**9]]),
+            "counts": st.one_of(LISTS, TEXTS, NUMBERS),
+        }
+    ),
+)
+ANNOTATIONS = st.fixed_dictionaries(
+    {"id": NUMBERS, "image_id": st.just(1) | NUMBERS, "category_id": st.just(5) | NUMBERS},
+    optional={"segmentation": SEGMENTATIONS, "bbox": LISTS | NUMBERS, "area": NUMBERS, "iscrowd": NUMBERS},
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(found=st.lists(ANNOTATIONS, min_size=1, max_size=2), size=st.just(HEIGHT) | NUMBERS)
+def test_whatever_stands_in_a_json_is_read_or_told(tmp_path_factory, found: list, size: object) -> None:
+    """Never another error, and never the end of the process: pycocotools believes what it is given."""
+    data = coco(*found)
+    data["images"][0]["height"] = size
+    with suppress(TruthError):
+        read_truth(data)
+    path = tmp_path_factory.getbasetemp() / "hostile.json"
+    path.write_text(json.dumps(data))
+    with suppress(JobError):
+        read_exam(str(path), StoreOptions())
+
+
+FAR = [[5.0, 5, 1e8, 8, 33, 50]]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"segmentation": FAR}, "annotation 1: bad segmentation .*leaves the image of 80x60"),
+        ({"segmentation": [[5, 5, float("nan"), 8, 33, 50]]}, "annotation 1: bad segmentation"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [-1, 4801]}}, "annotation 1: bad segmentation"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [10, 20]}}, "are not those of 60x80 pixels"),
+        ({"bbox": [0, 0, float("inf"), 5]}, "annotation 1: bad bbox"),
+        ({"bbox": [0, 0, 5]}, "annotation 1: bad bbox"),
+        ({"category_id": "leaf"}, "annotation 1: bad category_id 'leaf'"),
+        ({"image_id": 7}, "all 1 annotations are of images that are not listed: .* image_id 7"),
+    ],
+)
+def test_numbers_that_are_none_are_told_by_annotation(tmp_path: Path, broken: dict, message: str) -> None:
+    data = coco(annotation(**broken))
+    with pytest.raises(TruthError, match=message):
+        read_truth(data)
+    (tmp_path / "truth.json").write_text(json.dumps(data))
+    with pytest.raises(JobError, match=r"truth\.json: a(nnotation 1|ll 1 annotations)"):
+        read_exam(str(tmp_path / "truth.json"), StoreOptions())
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([{"id": 1, "height": 60, "width": 80}] * 2, "two images have the id 1"),
+        ([{"id": 1, "height": -60, "width": 80}], "image 1 .*: -60x80 is no image's size"),
+        ([{"id": 1, "height": 60, "width": 2**40}], "is no image's size"),
+    ],
+)
+def test_images_that_cannot_be_are_refused(tmp_path: Path, images: list[dict], message: str) -> None:
+    data = coco(annotation()) | {"images": [{"file_name": "a.jpg", **image} for image in images]}
+    with pytest.raises(TruthError, match=message):
+        read_truth(data)
+    (tmp_path / "truth.json").write_text(json.dumps(data))
+    with pytest.raises(JobError, match=message):
+        read_exam(str(tmp_path / "truth.json"), StoreOptions())
+
+
+def test_outlines_that_leave_the_image_a_little_are_drawn_to_its_edge() -> None:
+    outside = annotation(segmentation=[[-200.0, 10, 300, 10, 300, 40, -200, 40]])
+    _, [image] = read_truth(coco(outside))
+    assert np.array_equal(full(image.instances[0]), load_truth(coco(outside)).annToMask(outside))
+
+
+def test_annotations_of_images_that_are_not_listed_are_left_out_and_counted() -> None:
+    data = coco(annotation(), annotation(image_id=7), annotation(image_id=8))
+    assert unlisted(data) == 2
+    _, [image] = read_truth(data)
+    assert len(image.instances) == 1

@@ -30,14 +30,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(scenes: Path, models: Path, new: str, **more) -> tuple[ExitCode, str]:
     console = Console(file=io.StringIO(), width=200)
+    usual = {"truth": str(scenes / "truth.json"), "min_images": 2}
     request = Request(
         new=str(scenes / f"{new}.safetensors"),
-        truth=str(scenes / "truth.json"),
         images=str(scenes / "images"),
         models=str(models),
         name="fields",
         resamples=300,
-        **more,
+        **usual | more,
     )
     code = promote(request, console)
     assert isinstance(console.file, io.StringIO)
@@ -85,6 +85,28 @@ def test_a_dry_run_changes_nothing(scenes: Path, tmp_path: Path) -> None:
 def test_a_margin_asks_for_more(scenes: Path, tmp_path: Path) -> None:
     code, _ = run(scenes, tmp_path, "good", against=str(scenes / "bad.safetensors"), margin=0.9)
     assert code == ExitCode.NOT_BETTER
+
+
+def test_what_few_images_say_promotes_nothing(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"6 of its images have instances; .* on 7 at least \(--min-images\)"):
+        run(scenes, tmp_path, "good", min_images=7)
+    crowds = json.loads((scenes / "truth.json").read_text())
+    for annotation in crowds["annotations"][1:]:
+        annotation["iscrowd"] = 1
+    truth = tmp_path / "crowds.json"
+    truth.write_text(json.dumps(crowds))
+    with pytest.raises(JobError, match="1 of its images have instances"):
+        run(scenes, tmp_path, "good", truth=str(truth))
+    assert not (tmp_path / "fields").exists()
+
+
+def test_current_json_that_stayed_behind_is_put_right(scenes: Path, tmp_path: Path) -> None:
+    run(scenes, tmp_path, "good", min_images=6)
+    (tmp_path / "fields/current.json").unlink()
+    code, said = run(scenes, tmp_path, "good", against=str(scenes / "bad.safetensors"))
+    assert code == ExitCode.DONE
+    assert "current already" in said
+    assert current(tmp_path)["version"] == 1
 
 
 def test_nothing_to_go_back_from_is_told(tmp_path: Path) -> None:

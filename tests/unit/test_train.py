@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,19 +17,25 @@ from typer.testing import CliRunner
 import condinst
 from condinst import weights
 from condinst.config import ModelConfig
+from condinst.evaluate import evaluate
 from jobs import cli, structured
+from jobs.board import Board
 from jobs.check import load_text
 from jobs.errors import JobError, Refused, SpecError
 from jobs.exam import given_exam, held_exam
+from jobs.learn import material
 from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
 from jobs.train import _group, train_job
-from jobs.train_log import read_log
+from jobs.train_log import TrainLog, read_log
 from jobs.train_record import JOB_KEY, claim, placed
 from jobs.train_spec import DataSection, ExamSection, TrainSpec
+from jobs.train_worker import work
 from pipeline.checkpoints import CheckpointError, Checkpoints
-from pipeline.samples import Samples, SampleSource, held_out
+from pipeline.models import Models
+from pipeline.samples import SampleError, Samples, SampleSource, held_out
 from pipeline.storage import Store
+from pipeline.trainer import recurs
 from tests.tiny import tiny_weights
 
 SMALL = """\
@@ -41,9 +49,10 @@ SMALL = """\
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated scenes with their truth, to learn from and to measure on alike."""
+    """Generated scenes with their truth, to learn from; and the same once more in `val`, to measure on."""
     folder = tmp_path_factory.mktemp("scenes")
     write_dataset(folder, range(3), 160)
+    write_dataset(folder / "val", range(3), 160)
     return folder
 
 
@@ -57,9 +66,10 @@ def spec_of(
     *sets: str,
 ) -> TrainSpec:
     source = f"{{uri: {scenes}/images, annotations: {scenes}/truth.json}}"
+    val = source.replace(f"{scenes}/", f"{scenes}/val/")
     views = f"size: {size}" if size else "copy_paste: 0.5"
     return load_text(
-        f"kind: train\nname: test\ndata:\n  train: {source}\n  val: {source}\nmodel:\n{model}"
+        f"kind: train\nname: test\ndata:\n  train: {source}\n  val: {val}\nmodel:\n{model}"
         f"training: {{steps: 4, warmup_steps: 2, checkpoint_steps: 2}}\nbatch: 2\naugment: {{{views}}}\n"
         f"samples: {samples}\noutput: {{uri: {output}}}\n{more}",
         "spec.yaml",
@@ -212,9 +222,9 @@ def test_it_leaves_a_summary_pictures_and_event_files(scenes: Path, tmp_path: Pa
     assert summary["images_per_second"] > 0
     pictures = sorted(p.name for p in (tmp_path / "out" / "samples").iterdir())
     assert pictures == ["0-000000002.jpg", "0-000000004.jpg", "1-000000002.jpg", "1-000000004.jpg"]
-    [events] = (tmp_path / "out" / "tensorboard").iterdir()
-    assert events.name.startswith("events.out.tfevents")
-    assert b"loss/mask" in events.read_bytes()
+    events = sorted((tmp_path / "out" / "tensorboard").iterdir())
+    assert [path.name.startswith("events.out.tfevents") for path in events] == [True, True]
+    assert all(path.read_bytes().count(b"loss/mask") == 2 for path in events)
     notes = weights.read_notes(tmp_path / "out" / "best.safetensors")
     assert notes["parent"] == "none"
     record = json.loads((tmp_path / "out" / "train.json").read_text())
@@ -300,6 +310,8 @@ def test_a_truth_without_masks_asks_for_boxinst(scenes: Path, tmp_path: Path) ->
         (SMALL, "loss: {mask: boxinst}\n", 0, "augment.copy_paste needs masks"),
         (SMALL, "workers: {count: 3}\n", 96, "a batch of 2 cannot be shared by 3 workers in 1 parts"),
         (SMALL, "workers: {count: 1, gpus: 1}\n", 96, "device: cuda and workers.gpus go together"),
+        (SMALL, "device: cuda\nworkers: {count: 2, gpus: 0.5}\n", 96, "nccl takes no two workers on one GPU"),
+        (SMALL, f"seed: {2**63}\n", 96, "seed: "),
         (SMALL, "workers: {count: 2, least: 3}\n", 96, "workers.least is more than workers.count"),
     ],
 )
@@ -380,3 +392,153 @@ def test_events_of_workers_are_passed_on_and_other_words_are_warnings() -> None:
     lines = [json.loads(line) for line in here.getvalue().splitlines()]
     assert lines[0] == {"event": "step", "step": 3}
     assert (lines[1]["event"], lines[1]["message"]) == ("warning", "worker 1 ended; going back")
+
+
+def with_data(spec: TrainSpec, **changed: object) -> TrainSpec:
+    return spec.model_copy(update={"data": spec.data.model_copy(update=changed)})
+
+
+def truth_of(scenes: Path, to: Path, change: Callable[[dict], object]) -> ExamSection:
+    """The scenes with a changed truth."""
+    truth = json.loads((scenes / "truth.json").read_text())
+    change(truth)
+    to.write_text(json.dumps(truth))
+    return ExamSection(uri=f"{scenes}/images", annotations=str(to))
+
+
+def test_images_that_are_measured_on_are_not_learned_from(scenes: Path, tmp_path: Path) -> None:
+    def first_only(truth: dict) -> None:
+        truth["images"] = truth["images"][:1]
+
+    val = truth_of(scenes, tmp_path / "val.json", first_only)
+    spec = with_data(spec_of(scenes, tmp_path / "out"), val=val)
+    _, said = run(spec)
+    assert "1 images of data.train are in data.val as well" in said
+    assert "on 2 images" in said
+    with pytest.raises(SampleError, match="all of them are measured on"):
+        run(with_data(spec_of(scenes, tmp_path / "none"), val=spec.data.train[0]))
+    with pytest.raises(Refused, match=r"digests\.left out"):
+        run(with_data(spec, val=spec_of(scenes, tmp_path / "out").data.val))
+
+
+def test_sources_keep_their_counts_when_images_leave(scenes: Path) -> None:
+    source = SampleSource(f"{scenes}/truth.json", f"{scenes}/images")
+    other = SampleSource(f"{scenes}/val/truth.json", f"{scenes}/val/images")
+    samples = Samples([source, other])
+    names = [image["file_name"] for image in json.loads((scenes / "truth.json").read_text())["images"]]
+    store = Store.open(f"{scenes}/images")
+    assert samples.leave_out((store, f"./{name}") for name in names[:2]) == 2
+    assert samples.counts == (1, 3)
+    assert samples.leave_out([(store, "other.png")]) == 0
+
+
+def test_categories_that_are_no_class_are_not_measured(scenes: Path, tmp_path: Path) -> None:
+    val = ExamSection(uri=f"{scenes}/images", annotations=f"{scenes}/truth.json")
+    truth = json.loads((scenes / "truth.json").read_text())
+    found = {a["category_id"] for a in truth["annotations"]}
+    assert len(found) > 1
+    name = next(c["name"] for c in truth["categories"] if c["id"] in found)
+    others = tuple(c["name"] for c in truth["categories"] if c["name"] != name)
+    exam = given_exam(val, (name,))
+    assert exam.ignored == others
+    perfect = evaluate(exam.truth, [{**a, "score": 1.0} for a in exam.truth.dataset["annotations"]])
+    assert perfect.ap == pytest.approx(1)
+    assert list(perfect.ap_by_class) == [name]
+    spec = with_data(spec_of(scenes, tmp_path / "out"), classes=(name,))
+    assert f"no class of the model: {', '.join(others)}" in run(spec)[1]
+    empty = truth_of(scenes, tmp_path / "empty.json", lambda truth: truth["annotations"].clear())
+    with pytest.raises(JobError, match="has no instance of"):
+        given_exam(empty, CATEGORIES)
+
+
+def test_annotations_of_images_that_are_not_listed_are_told(scenes: Path, tmp_path: Path) -> None:
+    def two_images(truth: dict) -> None:
+        truth["images"] = truth["images"][:2]
+        gone = [a for a in truth["annotations"] if a["image_id"] not in [i["id"] for i in truth["images"]]]
+        assert gone
+
+    source = truth_of(scenes, tmp_path / "two.json", two_images)
+    _, said = run(with_data(spec_of(scenes, tmp_path / "out"), train=(source,)))
+    assert "two.json: left out: " in said
+    assert "annotations of images that it does not list" in said
+
+
+@pytest.mark.parametrize("workers", ["", "workers: {count: 2, gpus: 1}\n"])
+def test_who_only_starts_workers_needs_no_gpu(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    devices: list[str] = []
+
+    def seen(spec: TrainSpec, console: Console, device: str) -> None:
+        devices.append(device)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.train.material", seen)
+    more = f"device: {'cuda' if workers else 'cpu'}\n{workers}"
+    with pytest.raises(KeyboardInterrupt):
+        run(spec_of(scenes, tmp_path / "out", more=more))
+    assert devices == ["cpu"]
+
+
+class Mailbox:
+    """Stands for the actor; nothing is sent."""
+
+    put = Mock()
+
+
+def payload_of(spec: TrainSpec, **more: object) -> dict[str, object]:
+    given = material(spec, Console(quiet=True), "cpu")
+    usual = {"digests": given.digests, "start": given.start, "mailbox": Mailbox, "width": 80, "json": False}
+    return {"spec": spec.model_dump_json(), **usual, **more}
+
+
+def test_a_worker_refuses_labels_that_changed_meanwhile(scenes: Path, tmp_path: Path) -> None:
+    source = truth_of(scenes, tmp_path / "truth.json", lambda _: None)
+    spec = with_data(spec_of(scenes, tmp_path / "out"), train=(source,))
+    payload = payload_of(spec)
+    truth_of(scenes, tmp_path / "truth.json", lambda truth: truth["annotations"].pop())
+    with pytest.raises(Refused, match=r"changed while the training ran:\n.*truth\.json") as told:
+        work(payload)
+    assert recurs(told.value)
+
+
+def test_a_promotion_changes_no_training_at_work(scenes: Path, tmp_path: Path) -> None:
+    models = Models(Store.open(str(tmp_path / "models")))
+    first = tiny_weights(tmp_path).read_bytes()
+    current = models.move(models.add(first, {}), None, "first")
+    spec = spec_of(scenes, tmp_path / "out", f"  weights: {tmp_path}/models/current.json\n")
+    payload = payload_of(spec)
+    models.move(models.add(b"another", {}), current, "better")
+    work(payload)
+    assert weights.read_notes(tmp_path / "out" / "last.safetensors")["parent"] == current.sha256
+
+
+def test_only_the_first_process_keeps_steps(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("condinst.parallel.rank", lambda: 1)
+    store = Store.open(str(tmp_path / "out"))
+    log = TrainLog(spec_of(scenes, tmp_path / "out"), CATEGORIES, store, Console(quiet=True))
+    log.step(1, {"mask": 1.0, "lr": 0.1, "norm": 1.0, "skipped": 0.0, "seconds": 1.0, "wait": 0.0})
+    assert not log._steps
+    assert not log._recent
+
+
+def test_each_flush_puts_its_own_events_and_all_of_them(tmp_path: Path) -> None:
+    board = Board(Store.open(str(tmp_path)), 0)
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    for step in (1, 2, 3):
+        for number in range(50):
+            board.scalars(step, {f"curve/{step}/{number}/": 1.0})
+        board.picture(step, "val/0", picture)
+        board.flush()
+    board.close()
+    board.close()
+    files = sorted((tmp_path / "tensorboard").iterdir())
+    assert len(files) == 3
+    for step, path in enumerate(files, start=1):
+        data = path.read_bytes()
+        assert data.count(f"curve/{step}/".encode()) == 50
+        assert data.count(b"curve/") == 50
+        assert data.count(b"val/0") == 1
+    assert not Path(board._folder.name).exists()

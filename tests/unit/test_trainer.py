@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.exceptions import ControllerError
 
+from jobs.errors import JobError
+from pipeline.checkpoints import CheckpointError
 from pipeline.samples import SampleError
-from pipeline.trainer import Group, WorkersFailed, _cause, _fit, culprit, last_words
+from pipeline.storage import StoreError
+from pipeline.trainer import (
+    Group,
+    Patience,
+    WorkersFailed,
+    _attending,
+    _cause,
+    _fit,
+    _teller,
+    culprit,
+    last_words,
+    recurs,
+)
 
 
 class Unhealthy(Exception):
@@ -48,6 +67,7 @@ OWN = Raised(SampleError("photos/1.jpg: there is no such image"))
         ({0: LOST, 1: OWN}, 1, "there is no such image"),
         ({0: LOST, 1: LOST, 2: Raised(ZeroDivisionError("division by zero"))}, 2, "division by zero"),
         ({0: LOST, 1: LOST}, 0, "Connection closed by peer"),
+        ({0: DEAD, 1: FloatingPointError("11 steps in a row")}, 1, "11 steps in a row"),
     ],
 )
 def test_who_only_lost_a_companion_is_not_named(
@@ -64,6 +84,63 @@ def test_what_a_person_can_put_right_is_raised_as_it_is() -> None:
     assert isinstance(told, WorkersFailed)
     assert "killed by SIGKILL" in str(told)
     assert isinstance(_cause(RuntimeError("the controller")), WorkersFailed)
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (SampleError("photos/1.jpg: there is no such image"), False),
+        (JobError("the checkpoint does not fit"), False),
+        (CheckpointError("was written by another run"), False),
+        (FloatingPointError("11 steps in a row"), False),
+        (StoreError("s3://b: it does not answer"), True),
+        (RuntimeError("CUDA out of memory"), True),
+        (RayActorError(error_msg=KILLED), True),
+    ],
+)
+def test_what_would_happen_again_ends_the_training_at_once(error: Exception, again: bool) -> None:
+    """Raised in Ray's controller, it is the controller's failure, after which no group is started."""
+    said: list[str] = []
+    mailbox = SimpleNamespace(put=SimpleNamespace(remote=said.append))
+    teller = _teller(mailbox)
+    if again:
+        teller.after_exception(None, {1: error})
+        assert "going back to the last checkpoint" in said[0]
+        return
+    with pytest.raises(type(error)):
+        teller.after_exception(None, {0: LOST, 1: error})
+    assert not said
+    raised = ControllerError(error)
+    assert DefaultFailurePolicy(FailureConfig(max_failures=3)).make_decision(raised) == FailureDecision.RAISE
+    assert _cause(raised) is error
+    assert recurs(error)
+
+
+def test_waiting_for_room_is_told_once_a_period_and_ends() -> None:
+    patience = Patience(2, most=300, every=60)
+    told = [patience.word(idle) for idle in (0, 59, 60, 61, 119, 121, 3, 62)]
+    assert [bool(text) for text in told] == [False, False, True, False, False, True, False, True]
+    assert told[2] == "waiting for room for 2 workers, or for their start: 1 min\n"
+    with pytest.raises(WorkersFailed, match="no room for 2 workers for 5 min"):
+        patience.word(301)
+
+
+def test_a_worker_gives_signs_of_life_as_long_as_it_works() -> None:
+    signs, begun = [], threading.Event()
+
+    def sign() -> None:
+        signs.append(threading.current_thread())
+        begun.set()
+
+    def work(payload: dict[str, Any]) -> None:
+        assert begun.wait(60)
+        raise ZeroDivisionError
+
+    mailbox = SimpleNamespace(sign=SimpleNamespace(remote=sign))
+    with pytest.raises(ZeroDivisionError):
+        _attending(work)({"mailbox": mailbox})
+    signs[0].join(60)
+    assert not signs[0].is_alive()
 
 
 class Trainer:
