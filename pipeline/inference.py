@@ -24,7 +24,7 @@ from pipeline.watchdog import die
 Predict = Callable[[Sequence[Prepared]], list[Instances]]
 
 _NO_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|_ALLOC_FAILED", re.IGNORECASE
+    r"out of memory|can't allocate memory|cannot allocate memory|_ALLOC(ATION)?_FAILED", re.IGNORECASE
 )
 """How torch says so where it raises a plain RuntimeError: its CPU allocator, CUDA's driver, cuDNN, cuBLAS."""
 
@@ -144,10 +144,16 @@ class Inference:
         return found, (end - start) * 1000
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error of the model says that the GPU's memory, or the machine's, did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+
+
 def _kept(error: Exception, batch: Sequence[Prepared]) -> Exception:
     """The error without its frames: they hold the tensors of the batch that failed."""
-    no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if no_memory or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+    if lacks_memory(error):
         height, width = batch[0].padded
         # What torch says has the process's id and the bytes of the day, and rows must not.
         return OutOfMemory(f"the model, with an input of {height}x{width} pixels")

@@ -107,6 +107,9 @@ OUT_OF_MEMORY: dict[str, Callable[[], Exception]] = {
     "cuBLAS": lambda: RuntimeError(
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"
     ),
+    "cuDNN": lambda: RuntimeError(
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED when calling cudnnExecute"
+    ),
     "the CPU's allocator": lambda: too_large_for_any_machine(),
     "Python": lambda: MemoryError(),
 }
