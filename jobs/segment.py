@@ -63,9 +63,9 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     clear_cancel(store)  # whoever asked for it meant the runs before this one
     ledger.repair()
     allowance = Allowance(spec.max_failed, sum(plan.images for plan in plans))
-    done = ledger.revisions()
-    tally = Tally.of(ledger.records(done))
-    pending = ledger.pending(plans, done)
+    there = ledger.standing()
+    tally = Tally.of(ledger.records(there))
+    pending = ledger.pending(plans, there.revisions)
     planned = {"images": allowance.planned, "shards": sum(plan.shards for plan in plans)}
     structured.event("planned", job=spec.name, output=store.uri, **planned, pending=len(pending))
     if not pending:
@@ -75,6 +75,8 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     else:
         drive = Drive(store, settings, pending, 0, tally, allowance.planned, console, began=began)
         drive.least, drive.limits = spec.workers.least, limits.after(tally, settings.gpus)
+        drive.standing = there
+        del there  # the drive lets it go
         accounts = _run(ledger, plans, job, drive, allowance, 0 if local else spec.workers.most)
     whole = "every input has its row all the same"
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
