@@ -97,9 +97,9 @@ class Folded:
 def fold(store: Store, infos: Iterable[ObjectInfo], folded: Folded | None = None) -> int:
     """Fold those ruling records that are not folded yet, whole thousands; returns how many.
 
-    `infos` is what a listing says of the records that rule; `folded` saves reading the folder again. Files that no
-    record needs any more are removed. Safe to run beside readers and other drivers: what is folded twice is a
-    file too many until the next time.
+    `infos` is what a listing says of the records that rule; `folded` saves reading the folder again. Files
+    that no record needs any more are removed. Safe to run beside readers and other drivers: what is folded
+    twice is a file too many until the next time.
     """
     infos = list(infos)
     if len(infos) < FOLD:

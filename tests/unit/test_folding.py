@@ -201,7 +201,7 @@ def test_folding_behind_a_resumed_job_asks_for_nothing_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_weights(tmp_path)
-    write_dataset(tmp_path, range(2 * FEW + 1), 32)
+    write_dataset(tmp_path, range(2 * FEW + 1), 64)
     spec = {
         "kind": "segment",
         "name": "resumed",
