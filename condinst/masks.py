@@ -199,7 +199,8 @@ def _strings(edges: Ints, origins: Ints, sizes: Ints) -> list[bytes]:
 def _odd_there(values: Tensor) -> Tensor:
     """Those of any values that appear an odd number of times, once each and sorted, on their device."""
     kept, times = torch.unique_consecutive(values.sort().values, return_counts=True)
-    return kept[times % 2 == 1]
+    odd: Tensor = kept[times % 2 == 1]
+    return odd
 
 
 def _odd(values: Ints) -> Ints:
