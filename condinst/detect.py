@@ -13,6 +13,7 @@ from torch import Tensor
 
 from condinst.config import STRIDES, DetectConfig
 from condinst.head import HeadOutput, locations
+from condinst.transfer import constant, table
 
 _NMS_BLOCK = 512
 
@@ -52,7 +53,7 @@ def detect(
     `names` are the model's classes, which settings by class need: ValueError for one that is not among them.
     """
     own = config.thresholds(names)
-    threshold = config.score_threshold if own is None else output.logits[0].new_tensor(own)
+    threshold = config.score_threshold if own is None else constant(own, output.logits[0].device)
     limits = edges(output.logits[0], sizes)
     levels = [_level_candidates(output, level, limits, config, threshold) for level in range(len(STRIDES))]
     merged = Detections(
@@ -113,7 +114,7 @@ def _places(image: Tensor) -> Tensor:
 
 def edges(like: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
     """(N, 4) the furthest that boxes in images of (height, width) reach; type and device as `like`."""
-    return like.new_tensor([[width, height, width, height] for height, width in sizes])
+    return table([[width, height, width, height] for height, width in sizes], like.device).to(like.dtype)
 
 
 def clip_boxes(boxes: Tensor, limits: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from condinst.config import STRIDES, Precision
 from condinst.criterion import Aim, Criterion, Totals
 from condinst.model import CondInst
 from condinst.optimizing import FitConfig, learning_rate
-from condinst.precision import quickest_precision
+from condinst.precision import decided
 from condinst.targets import Target
 from condinst.training import Training
 
@@ -58,8 +58,7 @@ class Learner(nn.Module):
     def __init__(self, model: CondInst, criterion: Criterion, precision: Precision | Literal["auto"]) -> None:
         super().__init__()
         self.model, self.criterion = model, criterion
-        if precision == "auto":
-            precision = quickest_precision(model.device.type)
+        precision = decided(precision, model.device.type)
         self._half = None if precision == "float32" else getattr(torch, precision)
 
     def forward(self, batch: Batch, aim: Aim, totals: Totals) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Exact full-size masks as crop-local COCO RLE, without a full-frame mask on the way."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -9,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from condinst import rle
-from condinst.boundary import Frame, changes, mixed_squares
+from condinst.boundary import Frame, Squares, changes, mixed_squares
+from condinst.transfer import Copies
 from condinst.upsample import STRIDE, resize_axis
 
-# Both bound the working memory, whatever the number of masks and the size of the image.
-_CELLS = 1 << 22  # of logits looked at together
-_CHANGES = 1 << 20  # of masks encoded together, roughly
+# All bound the working memory, whatever the number of masks and the size of the image. A GPU is waited for a
+# few times for each piece, and is idle then: it gets larger ones.
+_CELLS, _GPU_CELLS = 1 << 22, 1 << 26  # of logits looked at together
+_CHANGES, _GPU_CHANGES = 1 << 20, 1 << 24  # of masks encoded together, roughly
 
 _THRESHOLDS = (0.001, 0.999)  # float32 sigmoids resolve the search's margin between these
 
@@ -40,7 +44,7 @@ class RleMasks:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def __getitem__(self, index: NDArray[np.integer] | NDArray[np.bool_] | slice) -> "RleMasks":
+    def __getitem__(self, index: NDArray[np.integer] | NDArray[np.bool_] | slice) -> RleMasks:
         """The masks at an array of positions, in its order, at an array of n booleans, or at a slice."""
         picked = np.arange(len(self))[index]
         return RleMasks(
@@ -53,14 +57,14 @@ class RleMasks:
         )
 
     @staticmethod
-    def empty(count: int = 0) -> "RleMasks":
+    def empty(count: int = 0) -> RleMasks:
         """`count` masks without pixels."""
         x, y, area = np.zeros(count, np.int32), np.zeros(count, np.int32), np.zeros(count, np.int64)
         height, width = np.ones(count, np.int32), np.ones(count, np.int32)
         return RleMasks(x, y, height, width, area, [rle.from_runs(np.array([1]))] * count)
 
     @staticmethod
-    def concatenate(parts: Iterable["RleMasks"]) -> "RleMasks":
+    def concatenate(parts: Iterable[RleMasks]) -> RleMasks:
         """All masks of `parts`, in order."""
         several = [RleMasks.empty(), *parts]
         return RleMasks(
@@ -71,6 +75,23 @@ class RleMasks:
             np.concatenate([part.area for part in several]),
             [counts for part in several for counts in part.counts],
         )
+
+
+@dataclass(frozen=True)
+class MaskChanges:
+    """Where some masks change, found on a device: to encode them is left, and is the host's alone."""
+
+    numbers: Copies
+    """(k,) int64, as `condinst.boundary.changes` gives them."""
+    instances: range
+    """Of the masks."""
+    size: tuple[int, int]
+    """(height, width) of the image."""
+
+    def masks(self) -> RleMasks:
+        """The masks; waits for the device where it is still at work, and may be called in any thread."""
+        (numbers,) = self.numbers.tensors()
+        return _masks(numbers.numpy(), self.instances, self.size)
 
 
 def full_size_masks(
@@ -85,15 +106,24 @@ def full_size_masks(
     `logits`: (n, h4, w4) float32, stride 4 of the padded network input. ValueError where they are not, where
     `resized` is larger than that input or a size is not positive, and for a threshold next to 0 or 1.
     """
+    with torch.inference_mode():
+        return RleMasks.concatenate(part.masks() for part in mask_changes(logits, resized, size, threshold))
+
+
+def mask_changes(
+    logits: Tensor, resized: tuple[int, int], size: tuple[int, int], threshold: float = 0.5
+) -> Iterator[MaskChanges]:
+    """What `full_size_masks` does on the logits' device, in pieces whose masks follow each other.
+
+    For inference mode. Raises as `full_size_masks`.
+    """
     _check(logits, resized, size, threshold)
     rows = resize_axis(resized[0], size[0], logits.device)
     cols = resize_axis(resized[1], size[1], logits.device)
     frame = Frame(rows, cols, float(np.float32(threshold)))
-    step = max(_CELLS // (logits.shape[1] * logits.shape[2]), 1)
-    with torch.inference_mode():
-        return RleMasks.concatenate(
-            part for at in range(0, len(logits), step) for part in _encoded(logits[at : at + step], frame)
-        )
+    cells = _GPU_CELLS if logits.is_cuda else _CELLS
+    step = max(cells // (logits.shape[1] * logits.shape[2]), 1)
+    return (part for at in range(0, len(logits), step) for part in _changed(logits[at : at + step], frame))
 
 
 def _check(logits: Tensor, resized: tuple[int, int], size: tuple[int, int], threshold: float) -> None:
@@ -110,25 +140,35 @@ def _check(logits: Tensor, resized: tuple[int, int], size: tuple[int, int], thre
         raise ValueError(f"mask threshold {threshold} must lie between {_THRESHOLDS[0]} and {_THRESHOLDS[1]}")
 
 
-def _encoded(logits: Tensor, frame: Frame) -> Iterator[RleMasks]:
-    """Masks of all instances, in batches of some `_CHANGES` or of one instance."""
-    squares = mixed_squares(logits, frame)
-    totals = torch.bincount(squares.instance, minlength=len(logits)).cumsum(0).cpu().numpy()
+def _changed(logits: Tensor, frame: Frame) -> Iterator[MaskChanges]:
+    """The changes of all instances, in pieces of some `_CHANGES` or of one instance."""
+    squares, most = mixed_squares(logits, frame), _GPU_CHANGES if logits.is_cuda else _CHANGES
     # A square changes about once in each of its output columns where it is at its worst.
-    expected = totals * (STRIDE * frame.cols.target / frame.cols.source)
-    batches = np.searchsorted(expected // _CHANGES, np.unique(expected // _CHANGES), side="right")
+    worst = STRIDE * frame.cols.target / frame.cols.source
+    if len(squares) * worst < most:
+        yield _piece(logits, squares, range(len(logits)), frame)
+        return
+    totals = torch.bincount(squares.instance, minlength=len(logits)).cumsum(0).cpu().numpy()
+    pieces = totals * worst // most
     first = 0
-    for last in batches.tolist():
+    for last in np.searchsorted(pieces, np.unique(pieces), side="right").tolist():
         part = squares[totals[first - 1] if first else 0 : totals[last - 1]]
-        yield _masks(changes(logits, part, frame).cpu().numpy(), range(first, last), frame)
+        yield _piece(logits, part, range(first, last), frame)
         first = last
 
 
-def _masks(numbers: Ints, instances: range, frame: Frame) -> RleMasks:
+def _piece(logits: Tensor, squares: Squares, instances: range, frame: Frame) -> MaskChanges:
+    numbers = changes(logits, squares, frame)
+    if numbers.is_cuda:
+        numbers = _odd_there(numbers)  # sooner sorted there than copied from there
+    return MaskChanges(Copies(numbers), instances, (frame.rows.target, frame.cols.target))
+
+
+def _masks(numbers: Ints, instances: range, size: tuple[int, int]) -> RleMasks:
     """Masks of `instances` from the changes in their columns, as `condinst.boundary.changes` numbers them."""
     masks = RleMasks.empty(len(instances))
-    column, y = np.divmod(_odd(np.sort(numbers)), frame.rows.target + 1)
-    owner, x = np.divmod(column, frame.cols.target)
+    column, y = np.divmod(_odd(np.sort(numbers)), size[0] + 1)
+    owner, x = np.divmod(column, size[1])
     owner -= instances.start
     some, starts, times = np.unique(owner, return_index=True, return_counts=True)
     left, right = x[starts], x[starts + times - 1] + 1
@@ -154,6 +194,13 @@ def _strings(edges: Ints, origins: Ints, sizes: Ints) -> list[bytes]:
     kept[ends] = False  # from the end of a crop to the origin of the next
     kept[ends - 1] = lengths[ends - 1] > 0  # a crop that is on at its end has no run of zeros after it
     return rle.from_many_runs(lengths[kept], np.append(0, np.cumsum(kept)[ends]))
+
+
+def _odd_there(values: Tensor) -> Tensor:
+    """Those of any values that appear an odd number of times, once each and sorted, on their device."""
+    kept, times = torch.unique_consecutive(values.sort().values, return_counts=True)
+    odd: Tensor = kept[times % 2 == 1]
+    return odd
 
 
 def _odd(values: Ints) -> Ints:

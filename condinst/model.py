@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,9 @@ from condinst.detect import Detections, clip_boxes, detect, edges
 from condinst.fpn import FeaturePyramid
 from condinst.head import Head, HeadOutput
 from condinst.mask import MASK_STRIDE, MaskBranch, conditional_masks
-from condinst.masks import RleMasks, full_size_masks
+from condinst.masks import MaskChanges, RleMasks, mask_changes
 from condinst.preprocess import Prepared, prepare, to_batch
+from condinst.transfer import Copies, constant, table
 
 _MASK_CHUNK_PIXELS = 32_000_000
 
@@ -37,6 +38,47 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+
+Later = Callable[[MaskChanges], Callable[[], RleMasks]]
+"""Takes what is to be encoded; returns what gives it encoded, and may wait for that."""
+
+
+def at_once(changes: MaskChanges) -> Callable[[], RleMasks]:
+    """Encode here and now."""
+    masks = changes.masks()
+    return lambda: masks
+
+
+@dataclass
+class _Chunk:
+    """Masks that were found together."""
+
+    owners: Sequence[tuple[int, int]]
+    """Images of the batch, each with how many of the masks are its own, in order."""
+    pieces: Sequence[Callable[[], RleMasks]]
+
+
+@dataclass
+class Begun:
+    """A batch with which the device has nothing more to do than what is under way."""
+
+    _counts: Sequence[int]
+    _columns: Copies
+    _chunks: Sequence[_Chunk]
+
+    def instances(self) -> list[Instances]:
+        """What the model says of each image; waits for the device, and may be called in any thread."""
+        masks: list[list[RleMasks]] = [[] for _ in self._counts]
+        for chunk in self._chunks:
+            whole, first = RleMasks.concatenate(piece() for piece in chunk.pieces), 0
+            for number, count in chunk.owners:
+                masks[number].append(whole[first : first + count])
+                first += count
+        ends = np.cumsum(self._counts)[:-1]
+        boxes, scores, classes = (np.split(column.numpy(), ends) for column in self._columns.tensors())
+        own = map(RleMasks.concatenate, masks)
+        return list(map(Instances, boxes, scores, classes, own))
 
 
 @dataclass
@@ -97,7 +139,6 @@ class CondInst(nn.Module):
         """
         return prepare(image, self.config.input, size)
 
-    @torch.inference_mode()
     def predict_prepared(
         self, batch: Sequence[Prepared], detect_config: DetectConfig | None = None
     ) -> list[Instances]:
@@ -105,24 +146,30 @@ class CondInst(nn.Module):
 
         Raises ValueError for settings by class that name one which the model does not have.
         """
+        return self.begin(batch, detect_config).instances()
+
+    @torch.inference_mode()
+    def begin(
+        self,
+        batch: Sequence[Prepared],
+        detect_config: DetectConfig | None = None,
+        later: Later = at_once,
+    ) -> Begun:
+        """What `predict_prepared` does on the model's device; the host's part is left to `Begun.instances`.
+
+        `later` gets each piece of the masks as it is found and returns what gives its encoded masks, so that
+        another thread may encode them meanwhile.
+        """
         config = detect_config or self.config.detect
         x = to_batch(batch, self.config.input, self.device).to(self.head.logits.weight.dtype)
         dense = self.dense(x)
         found = detect(dense.head, [item.resized for item in batch], config, self.config.classes)
         boxes = _to_image(found, batch)
-        visible = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        visible = (boxes[:, 2:] > boxes[:, :2]).all(1).nonzero().squeeze(1)
         boxes, found = boxes[visible], found.select(visible)
         counts = torch.bincount(found.image, minlength=len(batch)).tolist()
-        masks = self._masks(dense, found, counts, batch, config.mask_threshold)
-        ends = np.cumsum(counts)[:-1]
-        columns = zip(
-            np.split(boxes.cpu().numpy(), ends),
-            np.split(found.scores.cpu().numpy(), ends),
-            np.split(found.classes.cpu().numpy(), ends),
-            masks,
-            strict=True,
-        )
-        return [Instances(*each) for each in columns]
+        columns = Copies(boxes, found.scores, found.classes)
+        return Begun(counts, columns, self._masks(dense, found, counts, batch, config.mask_threshold, later))
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], detect_config: DetectConfig | None = None
@@ -148,7 +195,7 @@ class CondInst(nn.Module):
 
     def mask_logits(self, features: Tensor, parameters: Tensor, found: Detections) -> Tensor:
         """(n, H / 4, W / 4) mask logits of one image's detections, from its own (features, h, w)."""
-        sizes = features.new_tensor(self.config.mask.sizes_of_interest)
+        sizes = constant(tuple(map(float, self.config.mask.sizes_of_interest)), features.device)
         return conditional_masks(features, parameters, found.positions, sizes[found.level], self.config.mask)
 
     def _masks(
@@ -158,7 +205,8 @@ class CondInst(nn.Module):
         counts: Sequence[int],
         batch: Sequence[Prepared],
         threshold: float,
-    ) -> list[RleMasks]:
+        later: Later,
+    ) -> list[_Chunk]:
         """Masks of each image's `counts` detections, in chunks of bounded memory."""
         parameters, ends = self.generate(dense.head, found), np.cumsum(counts).tolist()
         pixels = batch[0].padded[0] * batch[0].padded[1] // MASK_STRIDE**2
@@ -166,7 +214,7 @@ class CondInst(nn.Module):
         for number, (item, count) in enumerate(zip(batch, counts, strict=True)):
             own = number, range(ends[number] - count, ends[number])
             alike.setdefault((item.resized, item.size), []).append(own)
-        masks: list[list[RleMasks]] = [[] for _ in batch]
+        chunks = []
         for (resized, size), images in alike.items():
             for chunk in _chunks(images, max(1, _MASK_CHUNK_PIXELS // pixels)):
                 parts = [(n, slice(rows.start, rows.stop)) for n, rows in chunk]
@@ -176,11 +224,9 @@ class CondInst(nn.Module):
                         for n, rows in parts
                     ]
                 )
-                whole, first = full_size_masks(logits, resized, size, threshold), 0
-                for n, rows in chunk:
-                    masks[n].append(whole[first : first + len(rows)])
-                    first += len(rows)
-        return [RleMasks.concatenate(own) for own in masks]
+                pieces = [later(piece) for piece in mask_changes(logits, resized, size, threshold)]
+                chunks.append(_Chunk([(n, len(rows)) for n, rows in chunk], pieces))
+        return chunks
 
 
 def _chunks(images: Sequence[tuple[int, range]], most: int) -> Iterator[list[tuple[int, range]]]:
@@ -201,6 +247,6 @@ def _chunks(images: Sequence[tuple[int, range]], most: int) -> Iterator[list[tup
 def _to_image(found: Detections, batch: Sequence[Prepared]) -> Tensor:
     """(n, 4) boxes in network input pixels as boxes in their images' pixels, clipped."""
     scales = [[full / net for full, net in zip(item.size, item.resized, strict=True)] for item in batch]
-    factors = found.boxes.new_tensor([[x, y, x, y] for y, x in scales])
+    factors = table([[x, y, x, y] for y, x in scales], found.boxes.device)
     limits = edges(found.boxes, [item.size for item in batch])
     return clip_boxes(found.boxes * factors[found.image], limits[found.image])

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from condinst.config import InputConfig, ShortestEdge
+from condinst.transfer import constant
 
 SIZE_DIVISOR = 32
 
@@ -76,22 +77,24 @@ def prepare(image: NDArray[np.uint8], config: InputConfig, size: tuple[int, int]
 
 
 def to_batch(batch: Sequence[Prepared], config: InputConfig, device: torch.device) -> Tensor:
-    """(N, 3, H, W) float32 normalised input of images that share one padded size; zeros are the padding."""
+    """(N, 3, H, W) float32 normalised input of images that share one padded size; zeros are the padding.
+
+    Channels last. Raises ValueError for images of several padded sizes.
+    """
     height, width = batch[0].padded
-    out = torch.zeros(len(batch), 3, height, width, device=device).contiguous(
-        memory_format=torch.channels_last
-    )
-    mean = torch.tensor(config.mean, device=device)
-    std = torch.tensor(config.std, device=device)
-    for number, item in enumerate(batch):
+    # Pinned for a GPU: it is copied as a whole, while the host goes on.
+    pixels = torch.empty((len(batch), height, width, 3), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for place, item in zip(pixels.numpy(), batch, strict=True):
         if item.padded != (height, width):
             raise ValueError(f"a batch must share one padded size: {item.padded} among {(height, width)}")
-        pixels = torch.as_tensor(item.pixels)
-        if device.type == "cuda":
-            pixels = pixels.pin_memory()  # copied while the host goes on to the next image
-        pixels = pixels.to(device, non_blocking=True).float()
-        if config.channel_order == "bgr":
-            pixels = pixels.flip(2)
         h, w = item.resized
-        out[number, :, :h, :w] = ((pixels - mean) / std).permute(2, 0, 1)
-    return out
+        place[:h, :w] = item.pixels
+    out = pixels.to(device, non_blocking=True)
+    if config.channel_order == "bgr":
+        out = out.flip(3)
+    out = out.float().sub_(constant(config.mean, device)).div_(constant(config.std, device))
+    for place, item in zip(out, batch, strict=True):
+        h, w = item.resized
+        place[h:] = 0
+        place[:h, w:] = 0
+    return out.permute(0, 3, 1, 2)

@@ -11,6 +11,7 @@ from torch import Tensor
 from condinst.criterion import Criterion
 from condinst.model import CondInst
 from condinst.optimizing import FitConfig, make_optimizer, optimizer_state, restore_optimizer
+from condinst.precision import decided
 
 
 class Training:
@@ -35,7 +36,7 @@ class Training:
         self.bad = 0
         """Of those the last ones in a row."""
         device = next(model.parameters()).device.type
-        self.scaler = torch.amp.GradScaler(device, enabled=config.precision == "float16")
+        self.scaler = torch.amp.GradScaler(device, enabled=decided(config.precision, device) == "float16")
         """Scales the loss in float16, whose small gradients would vanish; does nothing otherwise."""
 
     def advance(self, rate: float) -> None:

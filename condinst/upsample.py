@@ -7,10 +7,13 @@ exact in it.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from condinst.transfer import onto
 
 STRIDE = 4
 """Pixels of the padded network input for one cell of the mask logits."""
@@ -45,8 +48,13 @@ class Axis:
     """The same without the first interval, to which the pixels before the source's first pixel are added."""
 
 
+@lru_cache(maxsize=256)
 def resize_axis(source: int, target: int, device: torch.device) -> Axis:
-    """The map of `F.interpolate(mode="bilinear", align_corners=False)` along one axis."""
+    """The map of `F.interpolate(mode="bilinear", align_corners=False)` along one axis.
+
+    A job's images have few sizes, and on a GPU each map is copied there: so they are kept, and not to be
+    changed.
+    """
     low = np.arange(target, dtype=np.int64)
     far = np.zeros(target, dtype=np.float32)
     if source != target:
@@ -59,15 +67,16 @@ def resize_axis(source: int, target: int, device: torch.device) -> Axis:
         far = np.clip(position - low.astype(np.float32), 0, 1).astype(np.float32)
     first = np.searchsorted(low, np.arange(source + 1))
     lengths = np.diff(first)
-    return Axis(
-        source,
-        target,
-        near=torch.from_numpy(np.float32(1) - far).to(device),
-        far=torch.from_numpy(far).to(device),
-        first=torch.from_numpy(first).to(device),
-        most=int(lengths.max()),
-        usual=int(lengths[1:].max(initial=0)),
-    )
+    with torch.inference_mode(False):
+        return Axis(
+            source,
+            target,
+            near=onto(torch.from_numpy(np.float32(1) - far), device),
+            far=onto(torch.from_numpy(far), device),
+            first=onto(torch.from_numpy(first), device),
+            most=int(lengths.max()),
+            usual=int(lengths[1:].max(initial=0)),
+        )
 
 
 def weights_first(height: int, width: int) -> bool:

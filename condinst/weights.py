@@ -117,8 +117,11 @@ def read_notes(path: str | Path) -> dict[str, str]:
 def load(path: str | Path, device: str | torch.device = "cpu", precision: Precision = "float32") -> CondInst:
     """A model ready for `predict`: evaluation mode, norms folded, channels last, in `precision`.
 
-    `path` is a safetensors file of ours, or `demo`. Raises WeightsError.
+    `path` is a safetensors file of ours, or `demo`. In float32 on a GPU this process computes no convolution
+    in TF32 from now on, as torch would by default. Raises WeightsError.
     """
+    if precision == "float32" and torch.device(device).type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # its ten bits of mantissa are none of what was asked for
     return load_for_training(path).optimize_for_inference(precision).to(device)
 
 

@@ -6,9 +6,16 @@ The descriptions are the reference, as in `jobs.spec`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from jobs.section import Section
 from jobs.values import (
@@ -24,6 +31,14 @@ from jobs.values import (
     TimeZone,
     Webhook,
 )
+
+
+def _check_one_gpu(gpus: float) -> float:
+    if gpus > 1:
+        raise ValueError(
+            "expected 1 or less: a worker's model is on one GPU; for more GPUs give more workers"
+        )
+    return gpus
 
 
 class ResourcesSection(Section):
@@ -73,6 +88,12 @@ class ResourcesSection(Section):
 class WorkersSection(ResourcesSection):
     """Who does the work: so many processes, each holding the model once."""
 
+    gpus: Annotated[float, AfterValidator(_check_one_gpu)] = Field(
+        default=0,
+        ge=0,
+        json_schema_extra={"maximum": 1},
+        description="GPUs of each worker, 1 at most; 0 for the processor, 0.5 for two workers on one GPU.",
+    )
     count: int = Field(default=1, ge=1, le=10_000, description="Workers.")
     min: int | None = Field(
         default=None,

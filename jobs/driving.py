@@ -18,7 +18,7 @@ from jobs.progress import SEGMENTING, Doing, RunProgress
 from jobs.stopping import Stop, stop_on_signals
 from jobs.tally import Account, Tally
 from pipeline.engine import cluster, run, run_local
-from pipeline.ledger import Folding, Ledger
+from pipeline.ledger import Folding, Ledger, Standing
 from pipeline.results import ShardResult
 from pipeline.retry import Retry
 from pipeline.settings import SegmentSettings
@@ -56,6 +56,8 @@ class Drive:
     """Where a request to cancel is left, if not in `store`."""
     began: float = field(default_factory=time.time)
     """When the run began: planning and starting Ray are part of its seconds."""
+    standing: Standing | None = None
+    """What the output held when the run began, where that was looked at; let go once it was used."""
     stages: dict[str, object] = field(default_factory=dict)
     """What earlier stages of the run did, by name."""
 
@@ -113,7 +115,8 @@ class _Watch:
         remedy = f"{(drive.asked or drive.store).uri} keeps what is committed: {REPEAT}"
         self.stop = Stop(remedy, abrupt=not drive.workers)
         self.lookout = Lookout(drive.store, self.stop, progress.warn, asked=drive.asked)
-        self.folding = Folding(Ledger(drive.store))
+        self.folding = Folding(Ledger(drive.store), drive.standing)
+        drive.standing = None  # the records of many shards are as many kilobytes
         self._drive = drive
         self._first, self._last = inf, 0.0
 

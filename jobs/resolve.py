@@ -18,7 +18,7 @@ from pipeline.keys import locate
 from pipeline.ledger import FingerprintMismatch, Ledger
 from pipeline.manifest import InputSource
 from pipeline.models import resolved as resolved_weights
-from pipeline.settings import BATCH_IMAGES, BATCH_PIXELS, SegmentSettings, difference
+from pipeline.settings import ANY_PIXELS, AUTO, BATCH_IMAGES, BATCH_PIXELS, SegmentSettings, difference
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tiled.settings import Tiling
 
@@ -71,9 +71,10 @@ def refuse_other_settings(store: Store, standing: Mapping[str, object], settings
 
 
 def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None) -> SegmentSettings:
-    """The settings of a spec's workers: absolute places, the weights' digest, no `auto`.
+    """The settings of a spec's workers: absolute places, the weights' digest, no `auto` but a GPU's own.
 
-    `standing` is the output's job, whose decision on `auto` stays. Raises WeightsError or StoreError when the
+    `standing` is the output's job, whose decision on `auto` stays. Until it has run, what only a worker's GPU
+    can decide is left open (`SegmentSettings.undecided`). Raises WeightsError or StoreError when the
     weights cannot be had, JobError for a class that they do not have.
     """
     # A version of its own, so that a promotion meanwhile changes no job at work.
@@ -191,12 +192,16 @@ def absolute(uri: str) -> str:
 
 def _batch(spec: SegmentSpec, standing: Mapping[str, object] | None) -> tuple[int, int]:
     """Most images and pixels of a batch; of `auto` on a GPU 0 images until the job has run."""
-    if spec.batch.images != "auto":
-        return spec.batch.images, BATCH_PIXELS
+    stated, on_gpu = spec.batch.images, spec.workers.gpus > 0
     settings = (standing or {}).get("settings")
     if isinstance(settings, Mapping) and "batch_images" in settings:
-        return int(settings["batch_images"]), int(settings["batch_pixels"])
-    return (0 if spec.workers.gpus > 0 else BATCH_IMAGES), BATCH_PIXELS
+        ran = int(settings["batch_images"]), int(settings["batch_pixels"])
+        if stated in ("auto", ran[0]):
+            return ran
+    if stated != "auto":
+        # On a GPU whoever states a number knows what fits it; a CPU's bound would cut large images' batches.
+        return stated, ANY_PIXELS if on_gpu else BATCH_PIXELS
+    return (0 if on_gpu else BATCH_IMAGES), BATCH_PIXELS
 
 
 def _precision(spec: SegmentSpec, standing: Mapping[str, object] | None) -> str:
@@ -205,6 +210,8 @@ def _precision(spec: SegmentSpec, standing: Mapping[str, object] | None) -> str:
     settings = (standing or {}).get("settings")
     if isinstance(settings, Mapping) and "precision" in settings:
         return str(settings["precision"])
+    if spec.workers.gpus > 0 and spec.workers.accelerator is None:
+        return AUTO  # this machine may have no GPU, or another one
     from condinst.precision import quickest_precision
 
-    return quickest_precision("cuda" if spec.workers.gpus > 0 else "cpu")
+    return quickest_precision("cuda" if spec.workers.gpus > 0 else "cpu", spec.workers.accelerator)

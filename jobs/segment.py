@@ -56,16 +56,16 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
         refuse_other_settings(store, standing, settings)
     # The input is frozen before the output is claimed: a spec whose input is not there leaves no trace.
     plans = _plans(ledger, spec, settings, console)
-    if not settings.batch_images:
-        settings = _with_batches(settings, local, console)
+    if settings.undecided:
+        settings = _decided(settings, local, console)
     settings, job = _claimed(ledger, spec, settings)
     _tell_other_input(job, spec, console)
     clear_cancel(store)  # whoever asked for it meant the runs before this one
     ledger.repair()
     allowance = Allowance(spec.max_failed, sum(plan.images for plan in plans))
-    done = ledger.revisions()
-    tally = Tally.of(ledger.records(done))
-    pending = ledger.pending(plans, done)
+    there = ledger.standing()
+    tally = Tally.of(ledger.records(there))
+    pending = ledger.pending(plans, there.revisions)
     planned = {"images": allowance.planned, "shards": sum(plan.shards for plan in plans)}
     structured.event("planned", job=spec.name, output=store.uri, **planned, pending=len(pending))
     if not pending:
@@ -75,6 +75,8 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     else:
         drive = Drive(store, settings, pending, 0, tally, allowance.planned, console, began=began)
         drive.least, drive.limits = spec.workers.least, limits.after(tally, settings.gpus)
+        drive.standing = there
+        del there  # the drive lets it go
         accounts = _run(ledger, plans, job, drive, allowance, 0 if local else spec.workers.most)
     whole = "every input has its row all the same"
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
@@ -96,16 +98,18 @@ def _claimed(
         return settings, ledger.claim(job_record(spec, settings))
 
 
-def _with_batches(settings: SegmentSettings, local: bool, console: Console) -> SegmentSettings:
+def _decided(settings: SegmentSettings, local: bool, console: Console) -> SegmentSettings:
+    """What the spec leaves to a worker's GPU, asked of one; before the output is claimed, and so once."""
     from pipeline.batchsize import fitted
 
-    settings = fitted(settings, local=local)
-    console.print(
-        f"the GPU has room for batches of {settings.batch_images} images, "
-        f"{settings.batch_pixels / 1e6:.0f} megapixels",
-        highlight=False,
-    )
-    return settings
+    found = fitted(settings, local=local)
+    if not settings.batch_images:
+        console.print(
+            f"the GPU has room for batches of {found.batch_pixels / 1e6:.0f} megapixels, at most "
+            f"{found.batch_images} images",
+            highlight=False,
+        )
+    return found
 
 
 def _run(

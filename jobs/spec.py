@@ -301,8 +301,8 @@ class BatchSection(Section):
     images: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         default="auto",
         description="Images of one padded shape in a batch, at most. `auto` is 8 without a GPU; with "
-        "one it is what fits its memory, 64 at most, tried on a worker when the job first runs and kept from "
-        "then on.",
+        "one it is 64 at most and so many pixels as fit its memory, tried on a worker when the job first "
+        "runs and kept from then on. A number that is given for a GPU holds for images of any size.",
     )
 
 
@@ -375,9 +375,11 @@ class SegmentSpec(JobSpec):
     )
     precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         default="float32",
-        description="Numbers the model computes in. `auto` is bfloat16 on GPU workers and where the "
-        "processor multiplies it itself (AMX, AVX-512 BF16), float32 elsewhere; decided when the job is "
-        "planned, by the machine that plans it.",
+        description="Numbers the model computes in. `auto` is bfloat16 on GPU workers (float16 before "
+        "compute capability 8: T4, V100) and where the processor multiplies it itself (AMX, AVX-512 BF16), "
+        "float32 elsewhere; decided once, when the job first runs: by the type of `workers.accelerator`, "
+        "else on a worker's GPU, without GPUs by the machine that plans. `float32` is so on GPUs too: TF32 "
+        "is off.",
     )
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from condinst.precision import quickest_precision
 from jobs.gallery import Gallery
 from jobs.resolve import open_output, settings_of, standing_job
 from jobs.spec import SegmentSpec
@@ -23,7 +24,7 @@ from pipeline.pixels import Rgb
 from pipeline.plan import window_plans
 from pipeline.records import ImageRef, InputRejected
 from pipeline.rows import visible
-from pipeline.settings import BATCH_IMAGES, SegmentSettings
+from pipeline.settings import AUTO, BATCH_IMAGES, SegmentSettings
 from pipeline.storage import Store
 from pipeline.tiled.nodata import on_data
 from pipeline.tiled.planning import freeze_tiled, open_windows
@@ -111,6 +112,8 @@ def picked(output: Store, plans: Sequence[Plan], count: int) -> list[ImageRef]:
 def here(settings: SegmentSettings) -> SegmentSettings:
     """The same settings on this machine: without a GPU, the model runs on the CPU in float32."""
     settings = replace(settings, batch_images=settings.batch_images or BATCH_IMAGES)
-    if settings.gpus == 0 or torch.cuda.is_available():
-        return settings
-    return replace(settings, gpus=0, precision="float32")
+    if settings.gpus and not torch.cuda.is_available():
+        return replace(settings, gpus=0, precision="float32")
+    if settings.precision == AUTO:
+        settings = replace(settings, precision=quickest_precision(settings.device))
+    return settings

@@ -62,12 +62,14 @@ class WindowStage:
 
         `workers`, `least` and `limits` are as `Drive` has them.
         """
-        tally = self.tally()
+        there = self.ledger.standing()
+        tally = Tally.of(self.ledger.records(there))
         settings = self.settings.of_windows()
         drive = Drive(self.store, settings, shards, workers, tally, self.total, self.console)
         drive.doing, drive.asked = SEGMENTING_WINDOWS, self.output
         drive.least, drive.limits = least, limits.after(tally, settings.gpus)
-        drive.enough = self.allowance.watch
+        drive.enough, drive.standing = self.allowance.watch, there
+        del there  # the drive lets it go
         try:
             done = drive.run()
         except TooManyFailed:

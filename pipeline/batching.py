@@ -11,6 +11,10 @@ from typing import Protocol, TypeVar
 
 WAITING_BATCHES = 4
 """Open buckets may hold this many batches' pixels together before the oldest is closed."""
+WAITING_BYTES = 512 * 2**20
+"""And so many bytes: a GPU's batch has room for so many pixels that four could be a whole shard."""
+PIXEL_BYTES = 3
+"""Of an image that is decoded and waits."""
 
 
 class Padded(Protocol):
@@ -29,9 +33,11 @@ def batches(items: Iterable[Item], images: int, pixels: int) -> Iterator[list[It
     """Cut items, in order, into lists of one padded shape of at most `images` items and `pixels` pixels.
 
     An item larger than `pixels` is alone. A batch is given out as soon as it is full; when the open ones
-    hold more than four batches' pixels together, the one opened first is given out as it is, so that a
-    shard of many shapes stays in bounded memory; what is left at the end follows in order of opening.
+    hold more than four batches' pixels together, or more than 512 MiB, the one opened first is given out as
+    it is, so that a shard of many shapes stays in bounded memory; the last that is open may grow until it is
+    full. What is left at the end follows in order of opening.
     """
+    most = min(WAITING_BATCHES * pixels, WAITING_BYTES // PIXEL_BYTES)
     open_buckets: dict[tuple[int, int], list[Item]] = {}
     waiting = 0
     for item in items:
@@ -43,7 +49,7 @@ def batches(items: Iterable[Item], images: int, pixels: int) -> Iterator[list[It
         if len(bucket) >= min(images, max(1, pixels // area)):
             waiting -= area * len(bucket)
             yield open_buckets.pop(shape)
-        while waiting > WAITING_BATCHES * pixels:
+        while waiting > most and len(open_buckets) > 1:
             oldest = next(iter(open_buckets))
             waiting -= oldest[0] * oldest[1] * len(open_buckets[oldest])
             yield open_buckets.pop(oldest)

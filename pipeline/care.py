@@ -97,6 +97,17 @@ class Care:
         """How a batch of these images, named by their ids, is to go through the model."""
         return Way.WHOLE
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a batch may enter the model while the one before is still encoded."""
+        return True
+
+    @contextmanager
+    def behind(self, images: Sequence[str]) -> Iterator[None]:
+        """Around the time that what the model said of these images is encoded, in the thread that does it."""
+        with watching(f"encoding a batch of {len(images)} images of shard {self.shard}", MODEL_SECONDS):
+            yield
+
     @contextmanager
     def inside(self, images: Sequence[str]) -> Iterator[None]:
         """Around the time that these images are inside the model, in the thread that runs it."""
@@ -143,6 +154,11 @@ class Careful(Care):
         if len(images) == 1 or not deaths:
             return Way.WHOLE
         return Way.TRIED if deaths < BATCH_ALONE_AFTER else Way.ALONE
+
+    @property
+    def overlaps(self) -> bool:
+        """Never: the note says what is in the model, and what ends the process may be its encoding."""
+        return False
 
     @contextmanager
     def inside(self, images: Sequence[str]) -> Iterator[None]:

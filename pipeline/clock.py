@@ -67,6 +67,11 @@ class Clock:
             self._batches += 1
             self._seconds["model"] += end - start
 
+    def finished(self, end: float) -> None:
+        """Note when a batch that left the model was encoded too."""
+        with self._lock:
+            self._last = end if self._last is None else max(end, self._last)
+
     def work(self, worker: str) -> Work:
         """The account so far."""
         with self._lock:

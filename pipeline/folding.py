@@ -94,16 +94,17 @@ class Folded:
         return found
 
 
-def fold(store: Store, infos: Iterable[ObjectInfo]) -> int:
+def fold(store: Store, infos: Iterable[ObjectInfo], folded: Folded | None = None) -> int:
     """Fold those ruling records that are not folded yet, whole thousands; returns how many.
 
-    `infos` is what a listing says of the records that rule. Files that no record needs any more are removed.
-    Safe to run beside readers and other drivers: what is folded twice is a file too many until the next time.
+    `infos` is what a listing says of the records that rule; `folded` saves reading the folder again. Files
+    that no record needs any more are removed. Safe to run beside readers and other drivers: what is folded
+    twice is a file too many until the next time.
     """
     infos = list(infos)
     if len(infos) < FOLD:
         return 0
-    folded = Folded.of(store)
+    folded = Folded.of(store) if folded is None else folded
     left = [info for info in infos if info not in folded]
     number = 1 + max((_number(file.info.key) for file in folded.files), default=-1)
     written = 0

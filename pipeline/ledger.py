@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 
 from pipeline.commit import (
     Commit,
@@ -83,6 +84,14 @@ class Revisions(dict[str, int]):
             self[shard], self.infos[shard] = revision, info
 
 
+@dataclass
+class Standing:
+    """What an output holds, from one look at it: what later steps of a run need not ask for again."""
+
+    revisions: Revisions
+    folded: Folded
+
+
 class Ledger:
     """Reads and writes the commits of one output."""
 
@@ -138,21 +147,37 @@ class Ledger:
         done = self.revisions() if done is None else done
         return [shard for plan in plans for shard in plan.shard_ids() if shard not in done]
 
-    def fold(self) -> int:
-        """Fold records, a thousand a file, for whoever reads them all; returns how many."""
-        return fold(self.store, self.revisions().infos.values())
+    def fold(self, standing: Standing | None = None) -> int:
+        """Fold records, a thousand a file, for whoever reads them all; returns how many.
+
+        `standing` saves looking again at what lies there.
+        """
+        if standing is None:
+            return fold(self.store, self.revisions().infos.values())
+        return fold(self.store, standing.revisions.infos.values(), standing.folded)
+
+    def standing(self) -> Standing:
+        """All `revisions`, and what is folded of their records; no record is read where it lies."""
+        revisions = self.revisions()
+        folded = Folded.of(self.store) if len(revisions) >= FOLD else Folded(())
+        return Standing(revisions, folded)
 
     def read(self, shard: str) -> Commit | None:
         """The record that rules a shard: its highest revision; None when it is not committed."""
         return self._ruling(shard, from_revision=0)
 
-    def records(self, shards: Mapping[str, int] | None = None) -> Iterator[Commit]:
+    def records(self, shards: Mapping[str, int] | Standing | None = None) -> Iterator[Commit]:
         """The ruling records of all committed shards, or of some of `revisions`, in order of shard id.
 
-        Of many, when they are all that `revisions` gave, those that are folded cost no request each.
+        Of many, when they are all that `revisions` gave, those that are folded cost no request each; of a
+        `Standing` nothing else is asked for.
         """
-        wanted = self.revisions() if shards is None else shards
-        folded, infos = self._folded(wanted)
+        if isinstance(shards, Standing):
+            wanted: Mapping[str, int] = shards.revisions
+            folded, infos = shards.folded, _infos_in(shards.revisions, shards.folded)
+        else:
+            wanted = self.revisions() if shards is None else shards
+            folded, infos = self._folded(wanted)
         unfolded = sorted((shard, wanted[shard]) for shard in wanted if shard not in infos)
         with ThreadPoolExecutor(READERS) as readers:
             fetched = readers.map(lambda item: self._record(*item), unfolded)
@@ -170,7 +195,7 @@ class Ledger:
         if not isinstance(wanted, Revisions) or len(wanted) < FOLD:
             return Folded(()), {}
         folded = Folded.of(self.store)
-        return folded, {shard: info for shard, info in wanted.infos.items() if info in folded}
+        return folded, _infos_in(wanted, folded)
 
     def begin(self, shard: str, worker: str) -> str:
         """Note that an attempt at a shard starts; returns the attempt's id."""
@@ -340,11 +365,13 @@ class Ledger:
 class Folding:
     """Folds a job's records in a thread behind its run: at the start, and after each thousand shards.
 
-    A store's error ends one fold and nothing else: what is not folded is read where it lies.
+    `standing` is what the run found at its start, for the first time; it is let go after that. A store's
+    error ends one fold and nothing else: what is not folded is read where it lies.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, standing: Standing | None = None) -> None:
         self._ledger = ledger
+        self._standing = standing
         self._thread = ThreadPoolExecutor(1, "folding")
         self._committed = 0
 
@@ -361,8 +388,14 @@ class Folding:
             self._thread.submit(self._fold)
 
     def _fold(self) -> None:
+        standing, self._standing = self._standing, None
         with suppress(StoreError):
-            self._ledger.fold()
+            self._ledger.fold(standing)
+
+
+def _infos_in(revisions: Revisions, folded: Folded) -> dict[str, ObjectInfo]:
+    """What the listing says of the records that are folded, by shard."""
+    return {shard: info for shard, info in revisions.infos.items() if info in folded}
 
 
 def settled(commit: Commit, now: float | None = None) -> bool:

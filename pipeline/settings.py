@@ -19,11 +19,15 @@ WINDOWS = "_windows"
 """Folder of a tiled job's output that holds the output of its first stage."""
 BATCH_IMAGES, BATCH_PIXELS = 8, 2**25
 """Of a batch where no GPU says how many fit."""
+ANY_PIXELS = 2**40
+"""Of a batch whose number of images alone is its limit."""
+AUTO = "auto"
+"""The precision as long as it is to be found: a worker's GPU decides (`pipeline.batchsize`)."""
 
 
 @dataclass(frozen=True)
 class SegmentSettings:
-    """One segment job as its workers see it: picklable, resolved (no `auto` left), without secrets."""
+    """One segment job as its workers see it: picklable, resolved, without secrets."""
 
     output: str
     """URI of the output."""
@@ -38,6 +42,7 @@ class SegmentSettings:
     decode: str = "full"
     """`full`, or `scaled`: JPEGs much larger than the network's input come in half, a quarter, an eighth."""
     precision: str = "float32"
+    """As torch names it; `auto` as long as it is to be found (`pipeline.batchsize`)."""
     detect: Mapping[str, object] = field(default_factory=dict)
     """Overrides of the model's `DetectConfig`, by field."""
     batch_images: int = BATCH_IMAGES
@@ -68,6 +73,11 @@ class SegmentSettings:
     def device(self) -> str:
         """Where the model runs, as torch names it."""
         return "cuda" if self.gpus > 0 else "cpu"
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a worker's GPU is still to decide on something here."""
+        return not self.batch_images or self.precision == AUTO
 
     def row_settings(self) -> dict[str, object]:
         """Everything here that changes rows, as plain JSON values.

@@ -37,6 +37,10 @@ AHEAD = 2
 """Batches of one shard that are queued at the model, so that it never waits for the next."""
 
 
+MOST_ENCODERS = 4
+"""Threads that encode a GPU's masks; on a CPU it is one, for the model has the cores."""
+
+
 class Worker:
     """Segments shards of one job. `process` may run for two shards at a time, in two threads.
 
@@ -56,7 +60,9 @@ class Worker:
         self._model = load_model(settings)
         detect = detect_config(self._model, settings)
         self._inference = Inference(
-            lambda batch: self._model.predict_prepared(batch, detect), threads=settings.cpus
+            lambda batch, later: self._model.begin(batch, detect, later).instances,
+            threads=settings.cpus,
+            encoders=min(settings.cpus, MOST_ENCODERS) if settings.gpus else 1,
         )
         self._inputs = Inputs(settings.sources)
         self._feeder = Feeder(

@@ -1,8 +1,11 @@
 """CondInst R50 (80 classes), image to RLE at 800x1088 with 100 instances, against the reference procedure.
 
 Both have the same random weights, with a controller whose networks draw a diamond around their location, so
-that masks have the shape of objects and not of noise. `make bench BENCH=model`.
+that masks have the shape of objects and not of noise. `make bench BENCH=model`. With `--device cuda`, and
+perhaps a batch's number of images as `--batch`, it is `tests.bench.gpu_model` instead.
 """
+
+import argparse
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from pycocotools import mask as coco
 from condinst import rle
 from condinst.config import DetectConfig, ModelConfig
 from condinst.model import CondInst, Instances
+from tests.bench.gpu_model import run as run_on_gpu
 from tests.bench.harness import measure_pair, report
 from tests.bench.procedure import Found, reference
 
@@ -72,6 +76,18 @@ def differences(want: Found, got: Instances) -> dict[str, object]:
 
 
 def main() -> None:
+    """Measure on the device that the command line names."""
+    options = argparse.ArgumentParser()
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options.add_argument("--batch", type=int, default=32)
+    given = options.parse_args()
+    if given.device == "cuda":
+        run_on_gpu(diamonds, diamonds().prepare(picture()), given.batch)
+    else:
+        on_cpu()
+
+
+def on_cpu() -> None:
     """Print float32 and bfloat16 against the reference; the ratio of the last line is bfloat16's."""
     image, plain = picture(), diamonds()
     detect = DetectConfig(candidate_threshold=THRESHOLD, max_instances=INSTANCES)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batching import WAITING_BATCHES, batches
+from pipeline.batching import PIXEL_BYTES, WAITING_BATCHES, WAITING_BYTES, batches
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,25 @@ def test_what_waits_is_bounded(items: list[Item], images: int, pixels: int) -> N
         most = max(most, waiting)
         waiting -= sum(item.padded[0] * item.padded[1] for item in batch)
     assert most <= WAITING_BATCHES * pixels + 256 * 512
+
+
+def test_what_waits_is_bounded_by_bytes_too() -> None:
+    """Where a number of images alone limits a batch, a shard of many shapes still does not wait whole."""
+    items = [Item(i, (4000, 4000 + 32 * (i % 20))) for i in range(40)]
+    waiting = most = 0
+
+    def counted() -> Iterator[Item]:
+        nonlocal waiting, most
+        for item in items:
+            yield item
+            waiting += item.padded[0] * item.padded[1]
+            most = max(most, waiting)
+
+    for batch in batches(counted(), 64, 2**40):
+        waiting -= sum(item.padded[0] * item.padded[1] for item in batch)
+    assert most * PIXEL_BYTES <= WAITING_BYTES + items[-1].padded[0] * items[-1].padded[1] * PIXEL_BYTES
+    alike = [Item(i, (4000, 4000)) for i in range(40)]
+    assert [len(batch) for batch in batches(alike, 20, 2**40)] == [20, 20], "one full batch may be larger"
 
 
 def test_one_shape_fills_batches_in_order() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import condinst
-from condinst.model import Instances
+from condinst.model import Begun
 from condinst.preprocess import Prepared
 from pipeline import care, poison, tables
 from pipeline.care import GIVEN_UP_AFTER, KILLED_IN_MODEL, Carer, Poisonous, Quiet, ShardGivenUp
@@ -113,16 +113,16 @@ def row(job: Job, name: str) -> dict[str, Any]:
 def entered(monkeypatch: pytest.MonkeyPatch, job: Job) -> list[tuple[int, list[str], list[list[str]]]]:
     """Of each batch in the model: its size, the shards that live attempts noted then, and the images."""
     seen = []
-    predict = condinst.CondInst.predict_prepared
+    begin = condinst.CondInst.begin
 
-    def watched(self: Any, batch: Sequence[Prepared], detect: Any = None) -> list[Instances]:
+    def watched(self: Any, batch: Sequence[Prepared], *more: Any) -> Begun:
         keys = [info.key for info in job.store.list("_attempts/") if info.key.endswith("/at")]
         notes = [(key.split("/")[1], json.loads(job.store.get(key))) for key in keys]
         alive = [(shard, note["images"]) for shard, note in notes if note["worker"] != "gone"]
         seen.append((len(batch), [shard for shard, _ in alive], [images for _, images in alive]))
-        return predict(self, batch, detect)
+        return begin(self, batch, *more)
 
-    monkeypatch.setattr(condinst.CondInst, "predict_prepared", watched)
+    monkeypatch.setattr(condinst.CondInst, "begin", watched)
     return seen
 
 
@@ -380,13 +380,13 @@ def test_a_careful_shard_ends_its_processes(job: Job, monkeypatch: pytest.Monkey
     die(job, SECOND)
     die(job, SECOND)
     seen = []
-    predict = condinst.CondInst.predict_prepared
+    begin = condinst.CondInst.begin
 
-    def watched(self: Any, batch: Sequence[Prepared], detect: Any = None) -> list[Instances]:
+    def watched(self: Any, batch: Sequence[Prepared], *more: Any) -> Begun:
         seen.append(len(decoding_processes()))
-        return predict(self, batch, detect)
+        return begin(self, batch, *more)
 
-    monkeypatch.setattr(condinst.CondInst, "predict_prepared", watched)
+    monkeypatch.setattr(condinst.CondInst, "begin", watched)
     process(job, SECOND)
     assert min(seen) > 0
     assert decoding_processes() == []

@@ -86,7 +86,8 @@ def test_an_error_names_the_base_that_holds_it(own: Path) -> None:
     change(own.parent / "base" / "a.yaml", "gpus: 1", "gpus: 99")
     change(own, "cpus: 3", "cpus: three")
     assert problems(own) == [
-        "base/a.yaml:4:17: workers.gpus: 99 was given; expected a number from 0 to 16",
+        "base/a.yaml:4:17: workers.gpus: 99 was given; expected 1 or less: a worker's model is on "
+        "one GPU; for more GPUs give more workers",
         "base/b.yaml:1:1: max_faild: unknown key; did you mean max_failed?",
         "own.yaml:6:17: workers.cpus: the text 'three' was given; expected a whole number from 1 to 256",
     ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +14,23 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from jobs.check import load_text
+from jobs.scenes.dataset import write_dataset
+from jobs.segment import run_job
 from pipeline import folding, ledger, tables
 from pipeline.commit import Commit, TableFile, Work, commit_key
 from pipeline.findings import Fault
 from pipeline.folding import LEDGER, Folded
 from pipeline.ledger import Folding, Ledger, LedgerError
-from pipeline.objects import StoreOptions
+from pipeline.objects import ObjectInfo, StoreOptions
 from pipeline.storage import Store
 from pipeline.vacuum import Kind, find, remove
 from pipeline.verify import Outcome, verify
 from tests.counting import counting
 from tests.made import made_output
+from tests.tiny import tiny_weights
 
 FEW = 4
 
@@ -169,6 +176,57 @@ def test_requests_of_a_folded_output_do_not_grow_with_its_shards(s3_bucket: str)
         assert list(Ledger(read).records()) == expected
         # Two listings, five files, and the record that is not folded yet.
         assert len(counter.headers) == 2 + 5 + 1
+
+
+def test_a_resumed_run_looks_at_a_folded_output_once(s3_bucket: str) -> None:
+    """All that a run asks of the ledger before its first shard, and what it folds beside that."""
+    store = committed(f"{s3_bucket}/out", 5 * FEW + 3)
+    assert Ledger(store).fold() == 5 * FEW
+    with counting(os.environ["AWS_ENDPOINT_URL"]) as counter:
+        ledger = Ledger(Store.open(store.uri, StoreOptions(endpoint=counter.url)))
+        there = ledger.standing()
+        assert list(ledger.records(there)) == unfolded(store)
+        assert ledger.pending([], there.revisions) == []
+        with Folding(ledger, there):
+            pass
+        # Two listings, five files, and the records that are not folded yet.
+        assert len(counter.headers) == 2 + 5 + 3
+    put(store, record_of(5 * FEW + 3))
+    with Folding(Ledger(store), Ledger(store).standing()):
+        pass
+    assert len(files(store)) == 6
+
+
+def test_folding_behind_a_resumed_job_asks_for_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_weights(tmp_path)
+    write_dataset(tmp_path, range(2 * FEW + 1), 64)
+    spec = {
+        "kind": "segment",
+        "name": "resumed",
+        "input": {"uri": str(tmp_path / "images")},
+        "model": {"weights": str(tmp_path / "tiny-0.safetensors"), "score_threshold": 0.5},
+        "output": {"uri": str(tmp_path / "out")},
+        "shards": {"images": 1},
+    }
+    job = load_text(json.dumps(spec), "resumed.yaml")
+    run_job(job, local=True, console=Console(quiet=True))
+    store = Store.open(str(tmp_path / "out"))
+    last = max(info.key for info in store.list("commits/"))
+    Ledger(store).fold()
+    store.delete([last])
+    asked: list[tuple[str, str]] = []
+    list_all = Store.list
+
+    def noted(store: Store, prefix: str = "") -> Iterator[ObjectInfo]:
+        asked.append((prefix, threading.current_thread().name))
+        return list_all(store, prefix)
+
+    monkeypatch.setattr(Store, "list", noted)
+    run_job(job, local=True, console=Console(quiet=True))
+    assert (LEDGER, "MainThread") in asked
+    assert not [prefix for prefix, thread in asked if thread.startswith("folding")]
 
 
 @pytest.fixture

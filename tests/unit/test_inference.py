@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from condinst.masks import RleMasks
-from condinst.model import Instances
+from condinst.masks import MaskChanges, RleMasks
+from condinst.model import Instances, Later
 from condinst.preprocess import Prepared
+from condinst.transfer import Copies
+from pipeline import inference as inference_module
 from pipeline.care import Care, Way
 from pipeline.clock import Clock
 from pipeline.decode import DecodeLimits
-from pipeline.inference import Inference, OutOfMemory
+from pipeline.inference import BATCHES, Begin, Finish, Inference, OutOfMemory
 
 
 def item(value: int) -> Prepared:
@@ -31,6 +33,16 @@ def said(item: Prepared) -> Instances:
     return Instances(np.zeros((1, 4), np.float32), score, np.zeros(1, np.int64), RleMasks.empty(1))
 
 
+def at_once(predict: Callable[[Sequence[Prepared]], list[Instances]]) -> Begin:
+    """A model that leaves nothing to the thread behind."""
+
+    def begin(batch: Sequence[Prepared], later: Later) -> Finish:
+        found = predict(batch)
+        return lambda: found
+
+    return begin
+
+
 def test_the_older_shard_goes_first() -> None:
     order: list[int] = []
     gate, busy = threading.Event(), threading.Event()
@@ -41,7 +53,7 @@ def test_the_older_shard_goes_first() -> None:
         order.append(int(batch[0].pixels[0, 0, 0]))
         return [said(one) for one in batch]
 
-    inference, clock = Inference(predict, threads=1), Clock()
+    inference, clock = Inference(at_once(predict), threads=1), Clock()
     futures = [inference.submit(7, [item(70)], clock)]
     busy.wait()
     futures += [
@@ -55,7 +67,7 @@ def test_the_older_shard_goes_first() -> None:
 
 
 def test_results_are_the_images_own_in_order() -> None:
-    inference = Inference(lambda batch: [said(one) for one in batch], threads=1)
+    inference = Inference(at_once(lambda batch: [said(one) for one in batch]), threads=1)
     found = inference.submit(0, [item(n) for n in range(5)], Clock()).result()
     inference.close()
     scores = [one.found.scores[0] for one in found if isinstance(one.found, Instances)]
@@ -71,7 +83,7 @@ def test_a_failing_image_fails_alone_and_all_time_counts_as_busy() -> None:
             raise ValueError("too much")
         return [said(one) for one in batch]
 
-    inference, clock = Inference(predict, threads=1), Clock()
+    inference, clock = Inference(at_once(predict), threads=1), Clock()
     found = inference.submit(0, [item(n) for n in range(4)], clock).result()
     inference.close()
     assert [isinstance(one.found, ValueError) for one in found] == [False, False, True, False]
@@ -93,7 +105,7 @@ def test_torch_has_the_threads_that_were_asked_for_where_it_computes() -> None:
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 1):
-            inference = Inference(predict, threads)
+            inference = Inference(at_once(predict), threads)
             inference.submit(0, [item(0)], Clock()).result()
             inference.close()
     finally:
@@ -106,6 +118,9 @@ OUT_OF_MEMORY: dict[str, Callable[[], Exception]] = {
     "CUDA's driver": lambda: RuntimeError("CUDA error: out of memory"),
     "cuBLAS": lambda: RuntimeError(
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"
+    ),
+    "cuDNN": lambda: RuntimeError(
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED when calling cudnnExecute"
     ),
     "the CPU's allocator": lambda: too_large_for_any_machine(),
     "Python": lambda: MemoryError(),
@@ -130,7 +145,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(kind: str) -> None:
             raise OUT_OF_MEMORY[kind]()
         return [said(one) for one in batch]
 
-    inference, clock = Inference(predict, threads=1), Clock()
+    inference, clock = Inference(at_once(predict), threads=1), Clock()
     found = inference.submit(0, [item(n) for n in range(7)], clock).result()
     inference.close()
     assert [one.found.scores[0] for one in found if isinstance(one.found, Instances)] == list(range(7))
@@ -144,7 +159,7 @@ def test_an_image_that_does_not_fit_alone_fails_alone() -> None:
             raise OUT_OF_MEMORY["CUDA's allocator"]()
         return [said(one) for one in batch]
 
-    inference = Inference(predict, threads=1)
+    inference = Inference(at_once(predict), threads=1)
     found = inference.submit(0, [item(n) for n in range(5)], Clock()).result()
     inference.close()
     assert [isinstance(one.found, OutOfMemory) for one in found] == [False, False, True, False, False]
@@ -166,7 +181,7 @@ def test_what_failed_is_let_go_before_its_parts_are_tried() -> None:
 
     gc.disable()
     try:
-        inference = Inference(predict, threads=1)
+        inference = Inference(at_once(predict), threads=1)
         inference.submit(0, [item(n) for n in range(4)], Clock()).result()
         inference.close()
     finally:
@@ -211,9 +226,143 @@ def test_a_batch_goes_the_way_that_care_says_under_its_eyes(
         assert care.now == [chr(one.pixels[0, 0, 0]) for one in batch]
         return [said(one) for one in batch]
 
-    inference = Inference(predict, threads=1)
+    inference = Inference(at_once(predict), threads=1)
     found = inference.submit(0, [item(ord(name)) for name in "abc"], clock, care, list("abc")).result()
     inference.close()
     assert ["".join(names) for names in care.seen] == entered
     assert [one.found.scores[0] for one in found if isinstance(one.found, Instances)] == [97, 98, 99]
     assert clock.work("w").splits == splits
+
+
+def changed(count: int) -> MaskChanges:
+    """So many numbers of one mask of no pixels."""
+    return MaskChanges(Copies(torch.zeros(2 * count, dtype=torch.int64)), range(1), (32, 32))
+
+
+def test_the_next_batch_is_begun_while_one_is_encoded_and_no_more_than_that() -> None:
+    begun: list[int] = []
+    gate, second = threading.Event(), threading.Event()
+
+    def begin(batch: Sequence[Prepared], later: Later) -> Finish:
+        begun.append(int(batch[0].pixels[0, 0, 0]))
+        if len(begun) == BATCHES:
+            second.set()
+
+        def finish() -> list[Instances]:
+            gate.wait()
+            return [said(one) for one in batch]
+
+        return finish
+
+    inference, clock = Inference(begin, threads=1), Clock()
+    futures = [inference.submit(0, [item(n)], clock) for n in range(5)]
+    assert second.wait(10), "the second is begun though the first is not encoded"
+    assert not any(future.done() for future in futures)
+    assert len(begun) == BATCHES
+    gate.set()
+    scores = [future.result()[0].found.scores[0] for future in futures]  # type: ignore[union-attr]
+    inference.close()
+    assert scores == begun == [0, 1, 2, 3, 4]
+    work = clock.work("w")
+    assert work.first is not None
+    assert work.last is not None
+    assert work.busy <= work.last - work.first
+
+
+def test_what_fails_when_it_is_encoded_is_gone_through_in_parts() -> None:
+    """Even if it fails after the thread was told to end."""
+    sizes: list[int] = []
+    gate = threading.Event()
+
+    def begin(batch: Sequence[Prepared], later: Later) -> Finish:
+        sizes.append(len(batch))
+
+        def finish() -> list[Instances]:
+            if len(batch) > 2:
+                gate.wait()
+                raise MemoryError
+            if batch[-1].pixels[0, 0, 0] == 3:
+                raise ValueError("this one")
+            return [said(one) for one in batch]
+
+        return finish
+
+    inference = Inference(begin, threads=1)
+    future = inference.submit(0, [item(n) for n in range(4)], Clock())
+    closing = threading.Thread(target=inference.close)
+    closing.start()
+    gate.set()
+    found = future.result(30)
+    closing.join()
+    assert [isinstance(one.found, ValueError) for one in found] == [False, False, False, True]
+    assert sizes == [4, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("encoders", [1, 3])
+def test_masks_are_encoded_behind_and_the_model_waits_for_room(
+    encoders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference_module, "WAITING_BYTES", 64)
+    waiting = most = 0
+    threads: list[str] = []
+    masks, lock = MaskChanges.masks, threading.Lock()
+
+    def counted(changes: MaskChanges) -> RleMasks:
+        nonlocal waiting
+        with lock:
+            threads.append(threading.current_thread().name)
+            waiting -= changes.numbers.nbytes
+        return masks(changes)
+
+    monkeypatch.setattr(MaskChanges, "masks", counted)
+
+    def begin(batch: Sequence[Prepared], later: Later) -> Finish:
+        nonlocal waiting, most
+        pieces = []
+        for _ in range(20):
+            piece = changed(2)
+            pieces.append(later(piece))
+            with lock:
+                waiting += piece.numbers.nbytes
+                most = max(most, waiting)
+        assert len([piece() for piece in pieces]) == 20
+        return lambda: [said(one) for one in batch]
+
+    inference = Inference(begin, threads=1, encoders=encoders)
+    inference.submit(0, [item(1)], Clock()).result(30)
+    inference.close()
+    assert {name.partition("_")[0] for name in threads} == {"behind"}
+    assert most <= 64 + 32
+
+
+def test_a_careful_shard_is_encoded_before_anything_else_enters() -> None:
+    """Its note in the store says what is in the model: nothing else may be at work behind it."""
+
+    class Alone(Watched):
+        @property
+        def overlaps(self) -> bool:
+            return False
+
+    active: list[str] = []
+    seen: list[list[str]] = []
+
+    def begin(batch: Sequence[Prepared], later: Later) -> Finish:
+        name = chr(batch[0].pixels[0, 0, 0])
+        seen.append([*active])
+        active.append(name)
+
+        def finish() -> list[Instances]:
+            active.remove(name)
+            return [said(one) for one in batch]
+
+        return finish
+
+    inference, clock = Inference(begin, threads=1), Clock()
+    futures = [
+        inference.submit(0, [item(ord(name))], clock, Alone(Way.WHOLE) if name in "bd" else None, [name])
+        for name in "abcd"
+    ]
+    for future in futures:
+        future.result(30)
+    inference.close()
+    assert seen[1] == seen[3] == []

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from condinst import rle
+from condinst import masks, rle
 from condinst.masks import RleMasks, full_size_masks
 from tests.bench.reference import encode_full_frame, full_frame_masks
 
@@ -124,6 +125,37 @@ def test_a_mask_is_the_same_alone_as_among_others():
     reference = encode_full_frame(full_frame_masks(logits, (32, 32), (32, 32)))
     for one, expected in zip(logits.split(1), reference, strict=True):
         assert full_frame(full_size_masks(one, (32, 32), (32, 32)), (32, 32)) == [expected]
+
+
+@pytest.mark.parametrize("pieces", [(1, 1), (1 << 8, 50), (1 << 26, 1 << 24)])
+def test_the_size_of_the_pieces_does_not_matter(pieces, monkeypatch):
+    """A GPU's are larger; and what it sorts and drops before it copies is what the host would drop."""
+    logits = make_logits("smooth", 12, 20, 24, 5)
+    want = full_size_masks(logits, (75, 90), (150, 181))
+    monkeypatch.setattr(masks, "_CELLS", pieces[0])
+    monkeypatch.setattr(masks, "_CHANGES", pieces[1])
+    got = full_size_masks(logits, (75, 90), (150, 181))
+    assert got.counts == want.counts
+    assert (got.x == want.x).all()
+    assert (got.area == want.area).all()
+    changes = masks.changes
+    monkeypatch.setattr(masks, "changes", lambda *given: masks._odd_there(changes(*given)))
+    assert full_size_masks(logits, (75, 90), (150, 181)).counts == want.counts
+
+
+@given(st.lists(st.integers(0, 20)))
+def test_a_device_keeps_the_numbers_that_the_host_would(values):
+    numbers = torch.tensor(values, dtype=torch.int64)
+    assert masks._odd_there(numbers).tolist() == masks._odd(np.sort(numbers.numpy())).tolist()
+
+
+def test_masks_may_be_encoded_later_and_in_another_thread():
+    logits = make_logits("smooth", 5, 20, 24, 6)
+    with torch.inference_mode():
+        pieces = list(masks.mask_changes(logits, (80, 96), (80, 96)))
+    with ThreadPoolExecutor(1) as behind:
+        found = RleMasks.concatenate(behind.map(masks.MaskChanges.masks, pieces))
+    assert found.counts == full_size_masks(logits, (80, 96), (80, 96)).counts
 
 
 def test_crops_are_tight():

@@ -10,6 +10,7 @@ from jobs.check import load_text
 from jobs.resolve import settings_of
 from jobs.train_record import settled
 from jobs.train_spec import TrainSpec
+from pipeline.settings import AUTO
 
 TRAIN = """
 kind: train
@@ -42,13 +43,42 @@ def test_bfloat16_is_for_processors_that_multiply_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
     assert quickest_precision("cpu") == precision
-    assert quickest_precision("cuda") == "bfloat16"
     assert settings_of(load_text(SEGMENT, "spec")).precision == precision
     assert (
         settings_of(load_text(SEGMENT, "spec"), {"settings": {"precision": "float16"}}).precision == "float16"
     )
     spec = load_text(TRAIN, "spec", (), TrainSpec)
     assert settled(spec, None).training.precision == precision
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "capability", "precision"),
+    [
+        (None, None, "bfloat16"),
+        (None, (8, 0), "bfloat16"),
+        (None, (7, 5), "float16"),
+        ("T4", None, "float16"),
+        ("V100", (9, 0), "float16"),
+        ("H100", (7, 0), "bfloat16"),
+    ],
+)
+def test_gpus_before_bfloat16_take_float16(
+    accelerator: str | None,
+    capability: tuple[int, int] | None,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert quickest_precision("cuda", accelerator) == precision
+
+
+def test_a_named_gpu_decides_and_else_a_workers_own() -> None:
+    named = SEGMENT + "workers: {gpus: 1, accelerator: T4}\n"
+    assert settings_of(load_text(named, "spec")).precision == "float16"
+    unnamed = load_text(SEGMENT + "workers: {gpus: 1}\n", "spec")
+    assert settings_of(unnamed).precision == AUTO
+    assert settings_of(unnamed, {"settings": {"precision": "bfloat16"}}).precision == "bfloat16"
 
 
 def test_a_training_goes_on_as_it_began() -> None:

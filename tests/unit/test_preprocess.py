@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,23 @@ def test_batch_is_normalised_and_padded_with_zeros() -> None:
 def test_wrong_arrays_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="uint8 RGB"):
         prepare(np.zeros(shape, np.uint8), InputConfig())
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_a_batch_has_each_images_numbers_to_the_last_bit(order: Literal["rgb", "bgr"]) -> None:
+    """As (pixels - mean) / std in float32, one image at a time; channels last, as convolutions are."""
+    config = InputConfig(resize=FixedScale(scale=1.0), channel_order=order)
+    rng = np.random.default_rng(0)
+    sizes = [(64, 96), (33, 65), (64, 70), (40, 96)]
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    found = to_batch([prepare(image, config) for image in images], config, torch.device("cpu"))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+    for one, image, (height, width) in zip(found, images, sizes, strict=True):
+        pixels = torch.from_numpy(image if order == "rgb" else image[:, :, ::-1].copy()).float()
+        want = torch.zeros(3, 64, 96)
+        want[:, :height, :width] = ((pixels - mean) / std).permute(2, 0, 1)
+        assert torch.equal(one, want)
 
 
 def test_a_batch_of_two_padded_sizes_is_refused() -> None:

@@ -141,7 +141,8 @@ def test_a_bad_override_names_its_argument(argument: str, expected: str) -> None
         ("output.endpoint", "s3.example.com", "expected the server's address"),
         ("output.endpoint", "http://[bad", "expected the server's address"),
         ("input.columns", "[a]", "belong to a manifest"),
-        ("workers.gpus", "1.5", "must be a whole number above 1"),
+        ("workers.gpus", "1.5", "a worker's model is on one GPU"),
+        ("workers.gpus", "2", "for more GPUs give more workers"),
     ],
 )
 def test_values_that_cannot_work_are_refused(key: str, value: str, message: str) -> None:

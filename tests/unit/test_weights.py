@@ -180,3 +180,12 @@ def test_half_precision_files_load_as_float32(tmp_path: Path) -> None:
     assert all(p.dtype == torch.float32 for p in loaded.parameters())
     image = np.zeros((40, 50, 3), np.uint8)
     assert len(loaded.predict([image])) == 1
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("float32", False), ("bfloat16", True)])
+def test_float32_on_a_gpu_is_float32(precision: str, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(condinst.CondInst, "to", lambda model, *args, **more: model)
+    monkeypatch.setattr(condinst.CondInst, "optimize_for_inference", lambda model, precision: model)
+    condinst.load("demo", "cuda", precision)  # type: ignore[arg-type]
+    assert torch.backends.cudnn.allow_tf32 is tf32

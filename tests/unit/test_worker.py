@@ -14,7 +14,7 @@ import pytest
 from pycocotools import mask as coco
 
 import condinst
-from condinst.model import Instances
+from condinst.model import Begun
 from condinst.preprocess import Prepared
 from pipeline import progress, tables
 from pipeline.decode import DecodeLimits
@@ -174,13 +174,13 @@ def test_batches_are_of_one_shape_in_manifest_order(
     folder: Path, job_of: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[tuple[int, int]]] = []
-    predict = condinst.CondInst.predict_prepared
+    begin = condinst.CondInst.begin
 
-    def watched(self: Any, batch: Sequence[Prepared], detect: Any = None) -> list[Instances]:
+    def watched(self: Any, batch: Sequence[Prepared], *more: Any) -> Begun:
         seen.append([item.padded for item in batch])
-        return predict(self, batch, detect)
+        return begin(self, batch, *more)
 
-    monkeypatch.setattr(condinst.CondInst, "predict_prepared", watched)
+    monkeypatch.setattr(condinst.CondInst, "begin", watched)
     do(job_of(str(folder), shard_size=100))
     assert all(len(set(batch)) == 1 and len(batch) <= 3 for batch in seen)
     assert sum(len(batch) for batch in seen) == 12
@@ -193,14 +193,14 @@ def test_an_image_that_the_model_fails_on_costs_itself(
     undisturbed = job_of(str(folder))
     do(undisturbed)
     victim = picture(5, 80, 160)
-    predict = condinst.CondInst.predict_prepared
+    begin = condinst.CondInst.begin
 
-    def picky(self: Any, batch: Sequence[Prepared], detect: Any = None) -> list[Instances]:
+    def picky(self: Any, batch: Sequence[Prepared], *more: Any) -> Begun:
         if any(np.array_equal(item.pixels, victim) for item in batch):
             raise RuntimeError("out of luck at 0x7f00\nand a second line")
-        return predict(self, batch, detect)
+        return begin(self, batch, *more)
 
-    monkeypatch.setattr(condinst.CondInst, "predict_prepared", picky)
+    monkeypatch.setattr(condinst.CondInst, "begin", picky)
     job = job_of(str(folder))
     do(job)
     rows = {row["image_id"]: row for row in job.run.images().to_pylist()}

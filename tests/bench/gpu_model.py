@@ -1,0 +1,98 @@
+"""CondInst R50 on one GPU: images a second from prepared pixels to RLE, as a worker runs it.
+
+`python -m tests.bench.model --device cuda [--batch 32]`: images of 800x1088 with 50 instances each, in
+bfloat16 (float16 before compute capability 8) and batches, through the threads of a worker; beside that one
+image at a time in float32; and the share of what the card's matrix units could do at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from condinst.config import DetectConfig
+from condinst.model import CondInst
+from condinst.precision import quickest_precision
+from condinst.preprocess import Prepared
+from pipeline.clock import Clock
+from pipeline.inference import Inference
+from pipeline.worker import MOST_ENCODERS
+from tests.bench.harness import Timing, measure, report
+
+INSTANCES = 50
+BATCHES = 12
+REPEATS = 5
+CEILINGS = {
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "H200": 989,
+    "A100": 312,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "A10G": 70,
+    "V100": 125,
+    "T4": 65,
+}
+"""Dense TFLOP/s in bfloat16, of cards without it in float16, as NVIDIA states them; the first that fits."""
+
+
+def ceiling(card: str) -> int | None:
+    """TFLOP/s of a card by the name that torch gives it; None for one that is not listed."""
+    return next((most for name, most in CEILINGS.items() if name in card), None)
+
+
+def run(make: Callable[[], CondInst], image: Prepared, size: int) -> None:
+    """Print what one GPU does with a model; the ratio is of images a second, batches over one at a time."""
+    card, precision = torch.cuda.get_device_name(), quickest_precision("cuda")
+    # So many instances an image, whatever the random weights say, and all of them with their masks.
+    detect = DetectConfig(candidate_threshold=0.0, max_instances=INSTANCES)
+    torch.backends.cudnn.allow_tf32 = False
+    model = make().optimize_for_inference("float32").to("cuda")
+    alone = measure(partial(model.predict_prepared, [image], detect), REPEATS, warmup=3)
+    model = make().optimize_for_inference(precision).to("cuda")
+    with FlopCounterMode(display=False) as counted:
+        found = model.predict_prepared([image], detect)[0]
+    torch.cuda.reset_peak_memory_stats()
+    batches = throughput(model, [image] * size, detect)
+    rate, most = BATCHES * size / batches.median, ceiling(card)
+    reached = rate * counted.get_total_flops() / 1e12
+    figures: dict[str, object] = {
+        "card": card,
+        "precision": precision,
+        "batch": size,
+        "instances": len(found),
+        "mean_area": round(float(found.masks.area.mean())),
+        "images_per_second": round(rate, 1),
+        "images_per_second_alone_float32": round(1 / alone.median, 1),
+        "gflop_an_image": round(counted.get_total_flops() / 1e9, 1),
+        "tflops": round(reached, 1),
+        "ceiling_tflops": most,
+        "share_of_ceiling": None if most is None else round(reached / most, 3),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "batches": batches.figures(),
+        "alone": alone.figures(),
+    }
+    report("model-gpu", rate * alone.median, figures)
+
+
+def throughput(model: CondInst, batch: list[Prepared], detect: DetectConfig) -> Timing:
+    """Seconds of so many batches through a worker's threads."""
+    inference = Inference(
+        lambda part, later: model.begin(part, detect, later).instances, threads=1, encoders=MOST_ENCODERS
+    )
+
+    def once() -> None:
+        futures = [inference.submit(0, batch, Clock()) for _ in range(BATCHES)]
+        failed = [one for future in futures for one in future.result() if isinstance(one.found, Exception)]
+        if failed:
+            raise RuntimeError(f"{len(failed)} images failed") from failed[0].found  # type: ignore[misc]
+
+    try:
+        return measure(once, REPEATS)
+    finally:
+        inference.close()
