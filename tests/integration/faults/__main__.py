@@ -20,6 +20,7 @@ from tests.integration.faults.schedule import Schedule
 from tests.integration.faults.selection import QUICK, QUICK_PLANT, SEEN_BY
 from tests.integration.faults.stages import Task, cores, play_all, service
 from tests.integration.faults.summary import summary
+from tests.integration.faults.work import IMAGES, WORKS
 
 
 def main() -> int:
@@ -47,6 +48,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.integration.faults", description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="schedules")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--work", choices=WORKS, default=IMAGES.name, help="the job that is disturbed")
     parser.add_argument("--lanes", type=int, default=cores(), help="Ray clusters at work side by side")
     parser.add_argument("--quick", action="store_true", help="instead, the few that `make test` runs")
     parser.add_argument("--planted", action="store_true", help="instead, bugs that must be seen")
@@ -64,7 +66,8 @@ def _tasks(given: argparse.Namespace) -> list[Task]:
     if given.planted:
         tasks += [(schedule, plant) for plant, schedule in SEEN_BY.items()]
     if not tasks:
-        tasks = [(Schedule.of(seed), None) for seed in range(given.first, given.first + given.count)]
+        seeds = range(given.first, given.first + given.count)
+        tasks = [(Schedule.of(seed, WORKS[given.work]), None) for seed in seeds]
     return tasks
 
 

@@ -29,6 +29,8 @@ _SETTINGS = {
     "OMP_NUM_THREADS": "1",
     # Workers started for nobody in particular would not have the job's environment, and never be used.
     "RAY_prestart_worker_first_driver": "0",
+    # Nor those for work that it sees coming: a job runs actors, and each has a process of its own.
+    "RAY_enable_worker_prestart": "0",
     # Notice a dead node within some seconds instead of half a minute.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_initial_delay_ms": "1000",

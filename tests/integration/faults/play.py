@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
@@ -23,7 +23,8 @@ from tests.integration.faults.judge import Outcome, Rows, judge, read_journal
 from tests.integration.faults.lane import Lane, end
 from tests.integration.faults.proxy import Proxy, proxy
 from tests.integration.faults.reader import Reader, reader
-from tests.integration.faults.schedule import SHARD_IMAGES, Schedule
+from tests.integration.faults.schedule import Schedule
+from tests.integration.faults.work import SHARD_SIZE, Work
 
 RUNS = 8
 """Drivers one after the other that a job may need."""
@@ -67,8 +68,8 @@ class Stage:
     bucket: str
     weights: Path
     folder: Path
-    expected: Rows
-    """The undisturbed run's."""
+    expected: Mapping[str, Rows]
+    """The undisturbed run's, of each job."""
 
     def play(self, schedule: Schedule, plant: str | None = None) -> Result:
         """Run a schedule to its end; raises nothing that a job could cause."""
@@ -84,17 +85,19 @@ class Stage:
         result.seconds = round(time.monotonic() - began, 1)
         return result
 
-    def spec(self, source: str, output: str, weights: str, workers: int) -> dict[str, Any]:
-        """The job."""
+    @staticmethod
+    def spec(work: Work, source: str, output: str, weights: str, workers: int) -> dict[str, Any]:
+        """A job."""
         return {
             "kind": "segment",
             "name": "faults",
             "input": [{"uri": source}],
             "model": {"weights": weights, "score_threshold": 0.5},
             "output": {"uri": output},
-            "shards": {"images": SHARD_IMAGES},
+            "shards": {"images": SHARD_SIZE},
             "workers": {"count": workers},
             "batch": {"images": 3},
+            **work.fields,
         }
 
 
@@ -127,7 +130,8 @@ class _Show:
         weights = (
             f"s3://{stage.bucket}/weights.safetensors" if schedule.disk == "temporary" else stage.weights
         )
-        spec = stage.spec(f"s3://{stage.bucket}/in", self._output, str(weights), schedule.workers)
+        source = f"s3://{stage.bucket}/{schedule.work.inputs}"
+        spec = stage.spec(schedule.work, source, self._output, str(weights), schedule.workers)
         (self._folder / "spec.json").write_text(json.dumps(spec))
         strikes = [strike.to_json() for strike in schedule.strikes]
         plan = {"plant": self._result.plant, "strikes": strikes, "marks": str(self._folder)}
@@ -212,7 +216,7 @@ class _Show:
         result.refused = sum(entry.kind == "record" and entry.status == 412 for entry in journal)
         if result.outcome is Outcome.HUNG:
             return
-        result.outcome, result.why = judge(self._store, self._stage.expected)
+        result.outcome, result.why = judge(self._store, self._stage.expected[self._schedule.work.name])
         if result.outcome is Outcome.OK and (complaints := watching.complaints + read_journal(journal)):
             self._fail(Outcome.TORN, "; ".join(complaints[:3]))
         if result.outcome is Outcome.OK and ExitCode.BUG in result.exits:

@@ -20,6 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pipeline.settings import WINDOWS
+from tests.integration.faults.work import INPUTS
+
 Fault = Literal[
     "500",  # InternalError, the request is not carried out
     "503",  # SlowDown
@@ -229,14 +232,15 @@ def key_of(path: str) -> str:
 
 
 def kind_of(method: str, path: str, copies: bool) -> Kind:
-    """What a request is for. Outputs lie under a folder of their own, inputs under `in/`."""
+    """What a request is for. Outputs lie under a folder of their own, inputs under one of `INPUTS`."""
     query = parse_qs(urlsplit(path).query, keep_blank_values=True)
     key = key_of(path)
-    folder = key.split("/")[1] if "/" in key else ""
+    top, _, inside = key.partition("/")
+    folder = inside.removeprefix(f"{WINDOWS}/").partition("/")[0]
     if "list-type" in query:
         return "list"
     if "delete" in query or method == "DELETE":
         return "sweep"
     if method == "PUT":
         return "publish" if copies else {"_attempts": "attempt", "commits": "record"}.get(folder, "other")  # type: ignore[return-value]
-    return "input" if key.startswith("in/") else "read"
+    return "input" if top in INPUTS else "read"

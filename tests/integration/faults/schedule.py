@@ -10,10 +10,8 @@ from typing import Literal
 from pipeline.steps import STEPS, Step
 from tests.integration.faults.inject import Action, Strike
 from tests.integration.faults.proxy import FAULTS, Fault, Kind, Rule
+from tests.integration.faults.work import IMAGES, Work
 
-SHARDS = 8
-"""Of a job under test; `SHARD_IMAGES` inputs each."""
-SHARD_IMAGES = 4
 FROZEN_AT: tuple[Step, ...] = ("encode", "first_written", "second_written", "commit", "committed", "publish")
 HANG_SECONDS = 4.0
 CLIENT_GIVES_UP = 90.0
@@ -42,6 +40,7 @@ class Schedule:
     strikes: tuple[Strike, ...] = ()
     rules: tuple[Rule, ...] = ()
     workers: int = 1
+    work: Work = IMAGES
     drivers: int = 1
     """Drivers started at the same time."""
     node: Literal["spare", "no spare", "SIGTERM"] | None = None
@@ -55,14 +54,14 @@ class Schedule:
     """The kinds of fault, as the table of results names them."""
 
     @classmethod
-    def of(cls, seed: int) -> Schedule:
+    def of(cls, seed: int, work: Work = IMAGES) -> Schedule:
         """A schedule of the seed's kind, in turn, and in half of all cases something else beside it."""
         rng = random.Random(seed)
         kinds = list(KINDS)
         kind = kinds[seed % len(kinds)]
-        schedule = KINDS[kind](cls(seed, workers=rng.choice((1, 1, 2)), faults=(kind,)), rng)
+        schedule = KINDS[kind](cls(seed, workers=rng.choice((1, 1, 2)), work=work, faults=(kind,)), rng)
         if rng.random() < 0.3:
-            schedule = _also(schedule, _strike("also", rng.choice(("kill worker", "kill driver")), rng), rng)
+            schedule = _also(schedule, rng)
         if rng.random() < 0.3:
             fault = rng.choice([fault for fault in FAULTS if fault != "hang"])
             schedule = _service(fault)(replace(schedule, faults=(*schedule.faults, f"S3: {fault}")), rng)
@@ -73,20 +72,23 @@ class Schedule:
         parts += [f"{self.drivers} drivers"] if self.drivers > 1 else []
         parts += [f"node removed, {self.node}"] if self.node else []
         parts += [f"full disk ({self.disk}, {self.disk_pages} pages free)"] if self.disk else []
-        return f"seed {self.seed}: {', '.join(parts)}; {self.workers} workers"
+        return f"{self.work.name}, seed {self.seed}: {', '.join(parts)}; {self.workers} workers"
 
 
 Kind_ = Callable[[Schedule, random.Random], Schedule]
 
 
-def _strike(name: str, action: Action, rng: random.Random, step: Step | None = None) -> Strike:
+def _strike(
+    schedule: Schedule, name: str, action: Action, rng: random.Random, step: Step | None = None
+) -> Strike:
     step = step or rng.choice(STEPS)
-    often = SHARDS * SHARD_IMAGES - 4 if step in ("fetch", "decode") else SHARDS - 1
-    return Strike(name, action, step, rng.randint(1, often))
+    return Strike(name, action, step, rng.randint(1, schedule.work.often(step)))
 
 
-def _also(schedule: Schedule, strike: Strike, rng: random.Random) -> Schedule:
+def _also(schedule: Schedule, rng: random.Random) -> Schedule:
     """One more process dies."""
+    actions: tuple[Action, ...] = ("kill worker", "kill driver")
+    strike = _strike(schedule, "also", rng.choice(actions), rng)
     if schedule.disk or any(each.action == "freeze" for each in schedule.strikes):
         return schedule  # who waits there for whom is a matter of its own
     who = strike.action.removeprefix("kill ")
@@ -99,7 +101,7 @@ def _also(schedule: Schedule, strike: Strike, rng: random.Random) -> Schedule:
 
 def _kill(action: Action, step: Step) -> Kind_:
     return lambda schedule, rng: replace(
-        schedule, strikes=(*schedule.strikes, _strike("kill", action, rng, step))
+        schedule, strikes=(*schedule.strikes, _strike(schedule, "kill", action, rng, step))
     )
 
 
@@ -125,7 +127,7 @@ def _node(how: Literal["spare", "no spare", "SIGTERM"]) -> Kind_:
     # Without a spare the pool no longer fits what is left: it has to go on with a part of its workers.
     workers = 2 if how == "spare" else 3
     return lambda schedule, rng: replace(
-        schedule, node=how, workers=workers, strikes=(_strike("node", "tell", rng),)
+        schedule, node=how, workers=workers, strikes=(_strike(schedule, "node", "tell", rng),)
     )
 
 
@@ -137,7 +139,7 @@ def _disk(schedule: Schedule, rng: random.Random) -> Schedule:
 
 def _freeze(schedule: Schedule, rng: random.Random) -> Schedule:
     step: Step = "second_written" if rng.random() < 0.5 else rng.choice(FROZEN_AT)
-    return replace(schedule, workers=1, strikes=(_strike("freeze", "freeze", rng, step),))
+    return replace(schedule, workers=1, strikes=(_strike(schedule, "freeze", "freeze", rng, step),))
 
 
 def _twice(schedule: Schedule, rng: random.Random) -> Schedule:
@@ -153,7 +155,7 @@ KINDS: dict[str, Kind_] = {
     "SIGTERM to a node": _node("SIGTERM"),
     "disk full": _disk,
     "SIGTERM to the driver": lambda schedule, rng: replace(
-        schedule, strikes=(_strike("stop", "stop driver", rng),)
+        schedule, strikes=(_strike(schedule, "stop", "stop driver", rng),)
     ),
     "two drivers at once": _twice,
     "worker cut off and back": _freeze,

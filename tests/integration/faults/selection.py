@@ -5,36 +5,52 @@ from __future__ import annotations
 from tests.integration.faults.inject import Strike
 from tests.integration.faults.proxy import Rule
 from tests.integration.faults.schedule import HANG_SECONDS, Schedule
+from tests.integration.faults.work import TILED
 
 QUICK: tuple[Schedule, ...] = (
     Schedule(
         9001,
-        strikes=(Strike("first", "kill worker", "decode", 6), Strike("then", "kill worker", "publish", 3)),
+        strikes=(Strike("node", "tell", "infer", 4), Strike("then", "kill worker", "publish", 5)),
         rules=(
             Rule("500", "input", 3, 3),
             Rule("reset", "attempt", 2, 2),
             Rule("truncated", "input", 12, 2),
             Rule("lost answer", "record", 4, 1),
         ),
-        faults=("worker killed", "S3: 500", "S3: reset", "S3: truncated", "S3: lost answer"),
+        node="no spare",
+        workers=3,
+        faults=(
+            "node removed, no spare",
+            "worker killed",
+            "S3: 500",
+            "S3: reset",
+            "S3: truncated",
+            "S3: lost answer",
+        ),
     ),
     Schedule(
         9002,
-        strikes=(Strike("first", "kill driver", "second_written", 3),),
+        work=TILED,
+        strikes=(
+            Strike("first", "kill driver", "second_written", 3),
+            Strike("then", "kill worker", "commit", 9),
+        ),
         rules=(
             Rule("503", "publish", 1, 3),
             Rule("hang", "record", 3, 1, HANG_SECONDS),
             Rule("cut upload", "attempt", 5, 1),
+            Rule("truncated", "input", 9, 2),
             Rule("error in 200", "publish", 8, 1),
         ),
-        faults=("driver killed", "S3: 503", "S3: hang", "S3: cut upload", "S3: error in 200"),
-    ),
-    Schedule(
-        9003,
-        strikes=(Strike("node", "tell", "infer", 4),),
-        node="no spare",
-        workers=3,
-        faults=("node removed, no spare",),
+        faults=(
+            "driver killed",
+            "worker killed",
+            "S3: 503",
+            "S3: hang",
+            "S3: cut upload",
+            "S3: truncated",
+            "S3: error in 200",
+        ),
     ),
     Schedule(9004, drivers=2, faults=("two drivers at once",)),
     Schedule(

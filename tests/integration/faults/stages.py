@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from io import StringIO
 from pathlib import Path
@@ -22,7 +22,8 @@ from tests.integration.faults.ceph import Service, ceph, missing
 from tests.integration.faults.judge import Rows
 from tests.integration.faults.lane import lane
 from tests.integration.faults.play import Result, Stage
-from tests.integration.faults.schedule import SHARD_IMAGES, SHARDS, Schedule
+from tests.integration.faults.schedule import Schedule
+from tests.integration.faults.work import Work
 
 Task = tuple[Schedule, str | None]
 """A schedule, and the bug that is planted."""
@@ -34,13 +35,15 @@ def play_all(tasks: Sequence[Task], lanes: int, service: Service) -> Iterator[Re
     waiting: Any = context.Queue()
     done: Any = context.Queue()
     waiting.cancel_join_thread()  # what nobody takes any more need not be delivered
+    works = {schedule.work.name: schedule.work for schedule, _ in tasks}
     for task in tasks:
         waiting.put(task)
     for _ in range(lanes):
         waiting.put(None)
     starting = context.Lock()
     processes = [
-        context.Process(target=_work, args=(n, service, starting, waiting, done)) for n in range(lanes)
+        context.Process(target=_work, args=(number, list(works.values()), service, starting, waiting, done))
+        for number in range(lanes)
     ]
     for process in processes:
         process.start()
@@ -92,14 +95,16 @@ def service() -> Iterator[Service]:
         server.wait()
 
 
-def _work(number: int, service: Service, starting: Any, waiting: Any, done: Any) -> None:
+def _work(
+    number: int, works: Iterable[Work], service: Service, starting: Any, waiting: Any, done: Any
+) -> None:
     """A lane's process. Lanes start one after the other: a cluster that starts wants all there is."""
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir="/tmp"))
     try:
         with ExitStack() as stack:
             with starting:
                 it = stack.enter_context(lane(service.environment()))
-                stage = _prepare(it, service, f"faults-{number}", folder)
+                stage = _prepare(it, service, f"faults-{number}", folder, works)
             while (task := waiting.get()) is not None:
                 done.put(stage.play(*task))
     except Exception:
@@ -108,31 +113,33 @@ def _work(number: int, service: Service, starting: Any, waiting: Any, done: Any)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prepare(it: Any, service: Service, bucket: str, folder: Path) -> Stage:
-    """The inputs in the bucket, and the rows that an undisturbed run makes of them."""
+def _prepare(it: Any, service: Service, bucket: str, folder: Path, works: Iterable[Work]) -> Stage:
+    """The inputs of jobs in the bucket, and the rows that undisturbed runs make of them."""
     import boto3
     from rich.console import Console
 
     from jobs.segment import run_job
     from jobs.spec import SegmentSpec
     from pipeline import tables
-    from tests.tiny import pictures, tiny_weights
+    from tests.tiny import tiny_weights
 
-    (folder / "in").mkdir()
-    images = pictures(folder / "in", SHARDS * SHARD_IMAGES - 2)
     weights = tiny_weights(folder)
     client = boto3.client("s3")
     client.create_bucket(Bucket=bucket)
     client.put_object(Bucket=bucket, Key="weights.safetensors", Body=weights.read_bytes())
-    for path in images.rglob("*.*"):
-        client.put_object(Bucket=bucket, Key=f"in/{path.relative_to(images)}", Body=path.read_bytes())
-    stage = Stage(it, service, bucket, weights, folder, expected=None)  # type: ignore[arg-type]
-    spec = SegmentSpec.model_validate(stage.spec(str(images), str(folder / "undisturbed"), str(weights), 1))
-    run_job(spec, local=True, console=Console(file=StringIO()))
-    stage.expected = Rows.of(tables.open(str(folder / "undisturbed")))
-    assert stage.expected.images.num_rows == SHARDS * SHARD_IMAGES
-    assert stage.expected.instances.num_rows > SHARDS
-    return stage
+    expected = {}
+    for work in works:
+        inputs, output = folder / work.inputs, folder / f"undisturbed-{work.name}"
+        inputs.mkdir()
+        work.fill(inputs)
+        for path in inputs.rglob("*.*"):
+            client.put_object(Bucket=bucket, Key=str(path.relative_to(folder)), Body=path.read_bytes())
+        fields = Stage.spec(work, str(inputs), str(output), str(weights), 1)
+        run_job(SegmentSpec.model_validate(fields), local=True, console=Console(file=StringIO()))
+        rows = expected[work.name] = Rows.of(tables.open(str(output)))
+        assert rows.images.num_rows == work.rows
+        assert rows.instances.num_rows > work.shards
+    return Stage(it, service, bucket, weights, folder, expected)
 
 
 def cores() -> int:
