@@ -23,6 +23,7 @@ from condinst.config import (
 )
 from condinst.keys import UNSUPPORTED, holds_no_weights, our_key
 from condinst.model import CondInst
+from condinst.shapes import shapes_only
 from condinst.weights import build
 from condinst.weightsfile import WeightsError
 
@@ -64,7 +65,7 @@ def convert(checkpoint: Mapping[str, Tensor], classes: Sequence[str] | None = No
         config = _config_of(state, mmdetection, classes, sizes)
     except ValidationError as error:
         raise WeightsError(f"no CondInst of a supported size: {_first(error)}") from None
-    with torch.device("meta"):
+    with shapes_only():
         own = CondInst(config).state_dict()
     check_state(state, own)
     return Converted(build(config, state), "mmdetection" if mmdetection else "adelaidet", ignored)

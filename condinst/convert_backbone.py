@@ -14,6 +14,7 @@ from condinst.backbone import ResNet
 from condinst.config import BackboneFile, InputConfig, torchvision_input
 from condinst.convert import backbone_of, check_state, refuse_unsupported
 from condinst.keys import holds_no_weights, is_classifier, is_detectron2_backbone, our_backbone_key, our_key
+from condinst.shapes import shapes_only
 from condinst.weightsfile import WeightsError
 
 Recipe = Literal["caffe", "torchvision"]
@@ -69,7 +70,7 @@ def convert_backbone(checkpoint: Mapping[str, Tensor], recipe: Recipe | None = N
         state |= _statistics(state)
     config = backbone_of(state, stride_in_1x1=recipe == "caffe")
     state = {key.removeprefix("backbone."): value.float() for key, value in state.items()}
-    with torch.device("meta"):
+    with shapes_only():
         check_state(state, ResNet(config).state_dict())
     return ConvertedBackbone(
         state,

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from condinst.backbone import FrozenBatchNorm2d
 from condinst.config import DEMO, BackboneConfig, BackboneFile, InputConfig, ModelConfig, Precision
 from condinst.model import CondInst
+from condinst.shapes import shapes_only
 from condinst.weightsfile import (
     BACKBONE,
     MODEL,
@@ -77,7 +78,7 @@ def digest(path: str | Path) -> str:
 
 def num_parameters(config: ModelConfig) -> int:
     """Learnable numbers of a model: all of its weights but what frozen batch norms hold."""
-    with torch.device("meta"):
+    with shapes_only():
         model = CondInst(config)
     return sum(
         parameter.numel()
@@ -129,20 +130,20 @@ def load_for_training(path: str | Path) -> CondInst:
     """The model of a file in float32 with its norms as they are. Raises WeightsError."""
     found = resolve(path)
     config = parse_config(found, read_metadata(found), ModelConfig)
-    with torch.device("meta"):
+    with shapes_only():
         shapes = _shapes(CondInst(config).state_dict())
     return build(config, read_state(found, shapes))
 
 
 def build(config: ModelConfig, state: Mapping[str, Tensor]) -> CondInst:
-    """A model of these weights in float32, without initialising any first; `state` must fit the model."""
-    with torch.device("meta"):
+    """A model of copies of these weights in float32, without initialising any first; `state` must fit it."""
+    with shapes_only():
         model = CondInst(config)
-    model.to_empty(device="cpu")
-    model.load_state_dict(dict(state), strict=False)
-    for name, buffer in model.named_buffers():
-        if name.endswith("num_batches_tracked"):
-            buffer.zero_()
+    own = {k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in state.items()}
+    model.load_state_dict(own, strict=False, assign=True)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked = torch.zeros((), dtype=torch.long)  # no file has it
     return model
 
 
