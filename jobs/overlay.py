@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from pycocotools import mask as coco
 
 if TYPE_CHECKING:
     from condinst import Instances
 
 Pixels = NDArray[np.uint8]
-Coverage = NDArray[np.float32]
+Coverage = Image.Image
+"""How much of each pixel is covered, 0 to 255, as an image of mode L."""
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -32,9 +33,9 @@ GOLDEN, PLASTIC = 0.618034, 0.754878
 
 @dataclass(frozen=True)
 class _Shape:
-    """One mask on the canvas: where it lies, and how much of each pixel its parts cover (0..1)."""
+    """One mask on the canvas: where its window begins, and how much of each pixel its parts cover."""
 
-    area: tuple[slice, slice]
+    corner: tuple[int, int]
     fill: Coverage
     rim: Coverage
     halo: Coverage
@@ -55,13 +56,12 @@ def draw(
     scale = canvas_scale(height, width, shortest, longest)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     source = Image.fromarray(image)
-    canvas = np.array(source.resize(size, Image.Resampling.LANCZOS) if scale != 1 else source, np.float32)
+    picture = source.resize(size, Image.Resampling.LANCZOS) if scale != 1 else source.copy()
     colours = [colour_of(int(label), number) for number, label in enumerate(instances.classes)]
     for number in np.argsort(-instances.masks.area, kind="stable"):
         if instances.masks.area[number] > 0:
             shape = _shape(instances, int(number), scale, size)
-            _paint(canvas, shape, colours[number])
-    picture = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
+            _paint(picture, shape, colours[number])
     _label(picture, instances, classes, colours, scale)
     return np.asarray(picture)
 
@@ -103,10 +103,10 @@ def _shape(instances: Instances, number: int, scale: float, size: tuple[int, int
     inside = np.asarray(resized) >= 128
     fill = _soft(inside)
     return _Shape(
-        (slice(top, bottom), slice(left, right)),
+        (left, top),
         fill,
-        rim=(fill - _soft(~_grown(~inside, line))).clip(0, 1),
-        halo=(_soft(_grown(inside, line)) - fill).clip(0, 1),
+        rim=ImageChops.subtract(fill, _soft(~_grown(~inside, line))),
+        halo=ImageChops.subtract(_soft(_grown(inside, line)), fill),
     )
 
 
@@ -123,17 +123,18 @@ def _grown(inside: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
 
 def _soft(inside: NDArray[np.bool_]) -> Coverage:
     """Coverage with the stairs of its outline smoothed."""
-    smooth = Image.fromarray(inside * np.uint8(255)).filter(ImageFilter.BoxBlur(0.5))
-    return np.asarray(smooth, dtype=np.float32)[..., None] / np.float32(255)
+    return Image.fromarray(inside * np.uint8(255)).filter(ImageFilter.BoxBlur(0.5))
 
 
-def _paint(canvas: NDArray[np.float32], shape: _Shape, colour: Colour) -> None:
-    """Blend a dark halo, the fill and a bright rim into the canvas in place."""
-    region = canvas[shape.area]
-    tint = np.array(colour, dtype=np.float32)
-    region *= 1 - 0.45 * shape.halo
-    region += (tint - region) * (0.4 * shape.fill)
-    region += (0.6 * tint + 0.4 * 255 - region) * (0.95 * shape.rim)
+def _paint(picture: Image.Image, shape: _Shape, colour: Colour) -> None:
+    """Blend a dark halo, the fill and a bright rim into the picture in place."""
+    red, green, blue = (round(0.6 * channel + 0.4 * 255) for channel in colour)
+    for part, tint, share in (
+        (shape.halo, (0, 0, 0), 0.45),
+        (shape.fill, colour, 0.4),
+        (shape.rim, (red, green, blue), 0.95),
+    ):
+        picture.paste(tint, shape.corner, part.point([round(share * covered) for covered in range(256)]))
 
 
 def _label(
