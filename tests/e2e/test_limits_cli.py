@@ -23,7 +23,7 @@ def spec(tmp_path: Path) -> Path:
     spec.write_text(
         f"kind: segment\nname: limited\ninput: {{uri: {tmp_path / 'in'}}}\n"
         f"output: {{uri: {tmp_path / 'out'}}}\n"
-        f"model: {{weights: {tiny_weights(tmp_path)}}}\nshards: {{images: 1}}\n"
+        f"model: {{weights: {tiny_weights(tmp_path)}, max_instances: 10}}\nshards: {{images: 1}}\n"
     )
     return spec
 

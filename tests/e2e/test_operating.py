@@ -35,7 +35,7 @@ def write_spec(folder: Path, **changes: object) -> Path:
         "kind": "segment",
         "name": "fields",
         "input": {"uri": "photos"},
-        "model": {"weights": "tiny-0.safetensors", "score_threshold": 0.5},
+        "model": {"weights": "tiny-0.safetensors", "score_threshold": 0.5, "max_instances": 10},
         "output": {"uri": "out"},
         "shards": {"images": 4},
         **changes,

@@ -34,7 +34,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "kind": "segment",
                 "name": "fields",
                 "input": {"uri": str(pictures(folder / "photos"))},
-                "model": {"weights": str(tiny_weights(folder)), "score_threshold": 0.5},
+                "model": {"weights": str(tiny_weights(folder)), "score_threshold": 0.5, "max_instances": 10},
                 "output": {"uri": str(folder / "out")},
                 "shards": {"images": 4},
             }

@@ -28,7 +28,7 @@ def job(bucket: str, weights: Path, **inputs: object) -> SegmentSpec:
         "kind": "segment",
         "name": "growing",
         "input": {"uri": f"{bucket}/photos", "mode": "new", **inputs},
-        "model": {"weights": str(weights), "score_threshold": 0.5},
+        "model": {"weights": str(weights), "score_threshold": 0.5, "max_instances": 10},
         "output": {"uri": f"{bucket}/masks"},
         "shards": {"images": 2},
     }

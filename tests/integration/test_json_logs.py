@@ -20,7 +20,7 @@ def test_events_of_a_run(tmp_path: Path) -> None:
         "kind": "segment",
         "name": "told",
         "input": {"uri": "photos"},
-        "model": {"weights": "tiny-0.safetensors", "score_threshold": 0.5},
+        "model": {"weights": "tiny-0.safetensors", "score_threshold": 0.5, "max_instances": 10},
         "output": {"uri": "out"},
         "shards": {"images": 4},
         "max_failed": 5,

@@ -55,7 +55,7 @@ def scheduled(folder: Path, cron: str) -> Path:
         "kind": "segment",
         "name": "nightly",
         "input": {"uri": str(folder / "photos")},
-        "model": {"weights": str(folder / "tiny-0.safetensors"), "score_threshold": 0.5},
+        "model": {"weights": str(folder / "tiny-0.safetensors"), "score_threshold": 0.5, "max_instances": 10},
         "output": {"uri": str(folder / "out")},
         "schedule": {"cron": cron, "timezone": "Europe/Berlin"},
     }

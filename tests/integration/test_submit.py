@@ -54,7 +54,7 @@ def spec_of(folder: Path, name: str = "fields", **changes: object) -> Path:
         "kind": "segment",
         "name": name,
         "input": {"uri": str(folder / "photos")},
-        "model": {"weights": str(folder / "tiny-0.safetensors"), "score_threshold": 0.5},
+        "model": {"weights": str(folder / "tiny-0.safetensors"), "score_threshold": 0.5, "max_instances": 10},
         "output": {"uri": str(folder / f"out-{name}")},
         "shards": {"images": 4},
         "workers": {"count": 2},
