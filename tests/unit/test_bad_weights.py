@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,12 +50,13 @@ def _segment(name: str) -> list[str]:
 def _train(key: str, name: str) -> list[str]:
     source = {"uri": "photos", "annotations": "truth.json"}
     model = {key: name}
-    spec = {"kind": "train", "name": "a", "data": {"train": source, "val": source}, "model": model}
+    val = {**source, "uri": "copies"}  # nothing is learned from that is measured on
+    spec = {"kind": "train", "name": "a", "data": {"train": source, "val": val}, "model": model}
     Path("job.yaml").write_text(json.dumps({**spec, "output": {"uri": "out"}}))
     return ["job.yaml"]
 
 
-ON = ["--on", "truth.json", "--images", "photos", "--name", "m", "--dry-run"]
+ON = ["--on", "truth.json", "--images", "photos", "--name", "m", "--min-images", "1", "--dry-run"]
 COMMANDS: dict[str, Callable[[str], list[str]]] = {
     "run": lambda name: ["run", *_segment(name), "--local"],
     "plan": lambda name: ["plan", *_segment(name)],
@@ -76,6 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = tiny_weights(folder).read_bytes()
     write_dataset(folder, range(1), 64)
     (folder / "images").rename(folder / "photos")
+    shutil.copytree(folder / "photos", folder / "copies")
     names = [
         {"id": n, "name": name}
         for n, name in enumerate(weights.read_config(folder / "tiny-0.safetensors").classes, 1)
