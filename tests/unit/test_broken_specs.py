@@ -56,7 +56,7 @@ BROKEN = {
     "two numbers of workers": ("count: 2", "count: 2, min: 1, max: 3", "5:10: workers: give count, or min and max, not both"),
     "half a range": ("count: 2", "min: 1", "5:10: workers: min and max come together; for a fixed number give count"),
     "a range upside down": ("count: 2", "min: 4, max: 3", "5:10: workers: min 4 is above max 3"),
-    "a GPU and a half": ("gpus: 1", "gpus: 1.5", "5:10: workers: gpus must be a whole number above 1: Ray shares one GPU, never two and a half"),
+    "a GPU and a half": ("gpus: 1", "gpus: 1.5", "5:27: workers.gpus: 1.5 was given; expected 1 or less: a worker's model is on one GPU; for more GPUs give more workers"),
     "a kind of no GPU": ("gpus: 1", "accelerator: L4", "5:10: workers: accelerator L4 without gpus: give both or neither"),
     "memory without a unit": ("cpus: 4", "memory: 16", "5:38: workers.memory: 16 was given; expected a size such as 16Gi or 500Mi"),
     "a time of nothing": ("6h", "0s", f"7:10: timeout: the text '0s' was given; {TIME}"),
