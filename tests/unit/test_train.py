@@ -29,7 +29,7 @@ from jobs.scenes.dataset import write_dataset
 from jobs.train import _group, train_job
 from jobs.train_log import TrainLog, read_log
 from jobs.train_record import JOB_KEY, claim, placed
-from jobs.train_spec import DataSection, ExamSection, TrainSpec
+from jobs.train_spec import DataSection, ExamSection, SourceSection, TrainSpec
 from jobs.train_worker import work
 from pipeline.checkpoints import CheckpointError, Checkpoints
 from pipeline.models import Models
@@ -457,7 +457,8 @@ def test_annotations_of_images_that_are_not_listed_are_told(scenes: Path, tmp_pa
         gone = [a for a in truth["annotations"] if a["image_id"] not in [i["id"] for i in truth["images"]]]
         assert gone
 
-    source = truth_of(scenes, tmp_path / "two.json", two_images)
+    labels = truth_of(scenes, tmp_path / "two.json", two_images)
+    source = SourceSection(uri=labels.uri, annotations=labels.annotations)
     _, said = run(with_data(spec_of(scenes, tmp_path / "out"), train=(source,)))
     assert "two.json: left out: " in said
     assert "annotations of images that it does not list" in said
@@ -493,7 +494,8 @@ def payload_of(spec: TrainSpec, **more: object) -> dict[str, object]:
 
 
 def test_a_worker_refuses_labels_that_changed_meanwhile(scenes: Path, tmp_path: Path) -> None:
-    source = truth_of(scenes, tmp_path / "truth.json", lambda _: None)
+    labels = truth_of(scenes, tmp_path / "truth.json", lambda _: None)
+    source = SourceSection(uri=labels.uri, annotations=labels.annotations)
     spec = with_data(spec_of(scenes, tmp_path / "out"), train=(source,))
     payload = payload_of(spec)
     truth_of(scenes, tmp_path / "truth.json", lambda truth: truth["annotations"].pop())
