@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from condinst.config import DEMO
+
 PLACES = ("uri", "annotations", "run", "area", "weights", "backbone_weights")
 """Keys of a spec that hold a path or a URI."""
 OF_THE_USER = ("env", "node_selector")
 """Mappings whose keys are the user's own, whatever they are called."""
-DEMO = "demo"
-"""The weights that come with the project; as in `condinst.weights`, which would load torch."""
 
 
 def places(value: Any, key: str = "") -> Iterator[str]:

@@ -118,7 +118,6 @@ def room(settings: Needs) -> int:
 
 
 def _connect(address: str, settings: Needs, workers: int, debug: bool) -> None:
-
     if not debug:
         # Ray's core tells stderr what only its developers can act on: that Ray Data's actors restart, say.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -99,17 +99,17 @@ class Samples:
         Images are the same where their full URIs are. Raises SampleError when no instance would be left.
         """
         apart = {_place(store, name) for store, name in images}
-        kept = [n for n, (store, i) in enumerate(self._items) if _place(store, i.file_name) not in apart]
-        gone = [self._items[n] for n in sorted(set(range(len(self))) - set(kept))]
+        places = [_place(store, image.file_name) for store, image in self._items]
+        gone = sorted(place for place in places if place in apart)
         if not gone:
             return 0
+        kept = [number for number, place in enumerate(places) if place not in apart]
         self._items = [self._items[n] for n in kept]
         self._owners = [self._owners[n] for n in kept]
         if not self.instances:
             raise SampleError("no image with an instance is left to learn from: all of them are measured on")
         # Another training than one that learns from them.
-        names = "\n".join(sorted(_place(store, image.file_name) for store, image in gone))
-        self.digests = {**self.digests, "left out": hashlib.sha256(names.encode()).hexdigest()}
+        self.digests = {**self.digests, "left out": hashlib.sha256("\n".join(gone).encode()).hexdigest()}
         return len(gone)
 
     @property
