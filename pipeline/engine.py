@@ -24,12 +24,15 @@ from pipeline.stopping import RunFlag
 from pipeline.storage import Store, StoreError
 
 if TYPE_CHECKING:
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, Dataset
 
 __all__ = ["ClusterTooSmall", "NothingWorks", "cluster", "run", "run_local"]
 
 IN_FLIGHT = 2
 """Shards a worker has in work: one's fetching and committing overlaps the other's inference."""
+
+BLOCKS = 1000
+"""Shards up to which the driver makes their blocks itself, some 1.5 ms each; beyond, tasks of Ray do."""
 
 FAILURES = 10
 """Shards in a row that may fail before a run is given up; half as many a worker where that is more."""
@@ -245,16 +248,13 @@ def _giving_up(on_result: OnResult, workers: int) -> OnResult:
 def _results(
     settings: SegmentSettings, shards: Sequence[str], pool: ActorPoolStrategy, run: str, retry: Retry | None
 ) -> Generator[ShardResult, None, None]:
-    import ray.data
-
     _quiet_data()
     more: dict[str, Any] = {}
     if settings.accelerator is not None:
         more["accelerator_type"] = settings.accelerator
     if settings.env:
         more["runtime_env"] = {"env_vars": dict(settings.env)}
-    rows = ray.data.from_items(list(shards)).repartition(target_num_rows_per_block=1)
-    reports = rows.map_batches(
+    reports = _blocks(shards).map_batches(
         ShardActor,
         fn_constructor_kwargs={"settings": settings, "run": run, "retry": retry},
         batch_size=1,
@@ -268,6 +268,15 @@ def _results(
     for batch in reports.iter_batches(batch_size=None, prefetch_batches=0):
         for report in batch["result"]:
             yield ShardResult.from_json(str(report))
+
+
+def _blocks(shards: Sequence[str]) -> Dataset:
+    """A shard a block: what an actor is handed at a time."""
+    import ray.data
+
+    if len(shards) <= BLOCKS:  # a task costs a process of its own that has Ray to import, some at a time
+        return ray.data.from_items(list(shards), override_num_blocks=len(shards))
+    return ray.data.from_items(list(shards)).repartition(target_num_rows_per_block=1)
 
 
 def _pool(settings: SegmentSettings, workers: int, least: int) -> ActorPoolStrategy:
