@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 import boto3
 import botocore
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, CredentialRetrievalError, ProfileNotFound
+from botocore.loaders import create_loader
 
 from pipeline.keys import checked_endpoint
 from pipeline.objects import StoreError, StoreOptions, Unavailable
@@ -21,6 +23,8 @@ from pipeline.objects import StoreError, StoreOptions, Unavailable
 if TYPE_CHECKING:
     from obstore.store import S3Credential
 
+_DESCRIPTIONS = create_loader()
+"""Of AWS's services, as read by any session: each on its own would parse them anew."""
 NOT_RENEWED = "credentials could not be renewed"
 _LIFE = timedelta(minutes=1)
 """How long obstore may keep what botocore gave it. botocore knows when to renew; asking it is cheap."""
@@ -113,7 +117,10 @@ class S3Access:
         checked_endpoint(self.endpoint, place)
 
     def _session(self) -> Any:
-        return boto3.Session(profile_name=self._options.profile)
+        own = botocore.session.Session()
+        session = boto3.Session(profile_name=self._options.profile, botocore_session=own)
+        own.register_component("data_loader", _DESCRIPTIONS)
+        return session
 
     def _use(self, session: Any, found: Any) -> None:
         named = self._options.region or session.region_name or os.environ.get("AWS_REGION")

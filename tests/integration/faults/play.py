@@ -92,7 +92,7 @@ class Stage:
             "kind": "segment",
             "name": "faults",
             "input": [{"uri": source}],
-            "model": {"weights": weights, "score_threshold": 0.5, "max_instances": 10},
+            "model": {"weights": weights, "score_threshold": 0.5, "max_instances": 4},
             "output": {"uri": output},
             "shards": {"images": SHARD_SIZE},
             "workers": {"count": workers},
