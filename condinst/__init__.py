@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from condinst.config import DetectConfig, ModelConfig
-    from condinst.model import CondInst, Instances
-    from condinst.weights import WeightsError, load
+    from condinst.instances import Instances
+    from condinst.model import CondInst
+    from condinst.weights import load
+    from condinst.weightsfile import WeightsError
 
 __all__ = ["CondInst", "DetectConfig", "Instances", "ModelConfig", "WeightsError", "load"]
 
@@ -14,9 +16,9 @@ __all__ = ["CondInst", "DetectConfig", "Instances", "ModelConfig", "WeightsError
 _HOMES = {
     "CondInst": "condinst.model",
     "DetectConfig": "condinst.config",
-    "Instances": "condinst.model",
+    "Instances": "condinst.instances",
     "ModelConfig": "condinst.config",
-    "WeightsError": "condinst.weights",
+    "WeightsError": "condinst.weightsfile",
     "load": "condinst.weights",
 }
 

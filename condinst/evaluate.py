@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from condinst import rle
-from condinst.model import Instances
+from condinst.instances import Instances
 
 Kind = Literal["bbox", "segm"]
 SIZES = ("all", "small", "medium", "large")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from condinst import rle
 from condinst.boundary import Frame, Squares, changes, mixed_squares
+from condinst.instances import RleMasks
 from condinst.transfer import Copies
 from condinst.upsample import STRIDE, resize_axis
 
@@ -23,58 +24,6 @@ _CHANGES, _GPU_CHANGES = 1 << 20, 1 << 24  # of masks encoded together, roughly
 _THRESHOLDS = (0.001, 0.999)  # float32 sigmoids resolve the search's margin between these
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class RleMasks:
-    """Masks of one image, in columns.
-
-    `x`, `y`, `height`, `width` (n,) int32: the tight crop around each mask's pixels, its top left in image
-    pixels. `area` (n,) int64: the mask's pixels. `counts`: the COCO compressed RLE of the crop. A mask of no
-    pixels is a 1 x 1 crop of area 0 at (0, 0).
-    """
-
-    x: NDArray[np.int32]
-    y: NDArray[np.int32]
-    height: NDArray[np.int32]
-    width: NDArray[np.int32]
-    area: NDArray[np.int64]
-    counts: list[bytes]
-
-    def __len__(self) -> int:
-        return len(self.counts)
-
-    def __getitem__(self, index: NDArray[np.integer] | NDArray[np.bool_] | slice) -> RleMasks:
-        """The masks at an array of positions, in its order, at an array of n booleans, or at a slice."""
-        picked = np.arange(len(self))[index]
-        return RleMasks(
-            self.x[picked],
-            self.y[picked],
-            self.height[picked],
-            self.width[picked],
-            self.area[picked],
-            [self.counts[at] for at in picked],
-        )
-
-    @staticmethod
-    def empty(count: int = 0) -> RleMasks:
-        """`count` masks without pixels."""
-        x, y, area = np.zeros(count, np.int32), np.zeros(count, np.int32), np.zeros(count, np.int64)
-        height, width = np.ones(count, np.int32), np.ones(count, np.int32)
-        return RleMasks(x, y, height, width, area, [rle.from_runs(np.array([1]))] * count)
-
-    @staticmethod
-    def concatenate(parts: Iterable[RleMasks]) -> RleMasks:
-        """All masks of `parts`, in order."""
-        several = [RleMasks.empty(), *parts]
-        return RleMasks(
-            np.concatenate([part.x for part in several]),
-            np.concatenate([part.y for part in several]),
-            np.concatenate([part.height for part in several]),
-            np.concatenate([part.width for part in several]),
-            np.concatenate([part.area for part in several]),
-            [counts for part in several for counts in part.counts],
-        )
 
 
 @dataclass(frozen=True)

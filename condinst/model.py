@@ -15,29 +15,13 @@ from condinst.config import DetectConfig, ModelConfig, Precision
 from condinst.detect import Detections, clip_boxes, detect, edges
 from condinst.fpn import FeaturePyramid
 from condinst.head import Head, HeadOutput
+from condinst.instances import Instances, RleMasks
 from condinst.mask import MASK_STRIDE, MaskBranch, conditional_masks
-from condinst.masks import MaskChanges, RleMasks, mask_changes
+from condinst.masks import MaskChanges, mask_changes
 from condinst.preprocess import Prepared, prepare, to_batch
 from condinst.transfer import Copies, constant, table
 
 _MASK_CHUNK_PIXELS = 32_000_000
-
-
-@dataclass
-class Instances:
-    """n instances of one image, by falling score; ties by (level, location, class)."""
-
-    boxes: NDArray[np.float32]
-    """(n, 4) x1, y1, x2, y2 in image pixels, clipped to the image."""
-    scores: NDArray[np.float32]
-    """(n,)."""
-    classes: NDArray[np.int64]
-    """(n,) index into the model's classes."""
-    masks: RleMasks
-    """n crop-local masks at the image's own resolution."""
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
 
 Later = Callable[[MaskChanges], Callable[[], RleMasks]]

@@ -1,24 +1,23 @@
 """Weights files: safetensors whose metadata carries the configuration of what they hold.
 
 Two kinds: a whole model, ready for `load`, and a backbone alone, from which training starts
-(`load_backbone`). `weightsfile` reads both with the care that input from outside needs.
+(`load_backbone`). Every tensor's name and shape is compared with what it should be before a byte of data is
+read; `weightsfile` reads what comes before the tensors.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from condinst.backbone import FrozenBatchNorm2d
-from condinst.config import DEMO, BackboneConfig, BackboneFile, InputConfig, ModelConfig, Precision
+from condinst.config import BackboneConfig, BackboneFile, InputConfig, ModelConfig, Precision
 from condinst.model import CondInst
 from condinst.shapes import shapes_only
 from condinst.weightsfile import (
@@ -26,54 +25,11 @@ from condinst.weightsfile import (
     MODEL,
     WeightsError,
     parse_config,
+    read_backbone,
     read_metadata,
-    read_state,
-    unreadable,
+    resolve,
+    tensor_infos,
 )
-
-__all__ = [
-    "DEMO",
-    "WeightsError",
-    "build",
-    "demo_path",
-    "digest",
-    "load",
-    "load_backbone",
-    "load_for_training",
-    "num_parameters",
-    "read_backbone",
-    "read_config",
-    "read_notes",
-    "resolve",
-    "save",
-    "save_backbone",
-]
-
-
-def demo_path() -> Path:
-    """The weights shipped with the package, trained on generated scenes."""
-    return Path(str(files("condinst"))) / "demo" / "fields.safetensors"
-
-
-def resolve(path: str | Path) -> Path:
-    """The file behind `demo` or a path. Raises WeightsError if there is none."""
-    found = demo_path() if str(path) == DEMO else Path(path)
-    if os.path.isdir(found):
-        raise WeightsError(f"{path}: a folder, not a weights file; name the .safetensors file in it")
-    # Unlike `is_file`, it has no exception for a name that the disk cannot hold.
-    if not os.path.isfile(found):
-        raise WeightsError(f"{path}: no such weights file; give a .safetensors file or `{DEMO}`")
-    return found
-
-
-def digest(path: str | Path) -> str:
-    """SHA-256 of the file, hexadecimal: the model's identity in every table. Raises WeightsError."""
-    found = resolve(path)
-    try:
-        with found.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise unreadable(found, error) from None
 
 
 def num_parameters(config: ModelConfig) -> int:
@@ -103,18 +59,6 @@ def save(
     _write(state, path, {"format": MODEL, "config": model.config.model_dump_json()}, notes)
 
 
-def read_config(path: str | Path) -> ModelConfig:
-    """The configuration inside a model's file. Raises WeightsError."""
-    found = resolve(path)
-    return parse_config(found, read_metadata(found), ModelConfig)
-
-
-def read_notes(path: str | Path) -> dict[str, str]:
-    """What else a file of either kind says of itself: how and on what it was trained. Raises WeightsError."""
-    metadata = read_metadata(resolve(path), wanted=None)
-    return {k: v for k, v in metadata.items() if k not in ("format", "config")}
-
-
 def load(path: str | Path, device: str | torch.device = "cpu", precision: Precision = "float32") -> CondInst:
     """A model ready for `predict`: evaluation mode, norms folded, channels last, in `precision`.
 
@@ -132,7 +76,7 @@ def load_for_training(path: str | Path) -> CondInst:
     config = parse_config(found, read_metadata(found), ModelConfig)
     with shapes_only():
         shapes = _shapes(CondInst(config).state_dict())
-    return build(config, read_state(found, shapes))
+    return build(config, _read_state(found, shapes))
 
 
 def build(config: ModelConfig, state: Mapping[str, Tensor]) -> CondInst:
@@ -158,12 +102,6 @@ def save_backbone(
     _write(state, path, {"format": BACKBONE, "config": config.model_dump_json()}, notes)
 
 
-def read_backbone(path: str | Path) -> BackboneFile:
-    """What a backbone's file fits, for building a model around it. Raises WeightsError."""
-    found = resolve(path)
-    return parse_config(found, read_metadata(found, BACKBONE), BackboneFile)
-
-
 def load_backbone(model: CondInst, path: str | Path) -> None:
     """Put a backbone's file into a model in place; the rest of the model stays as it is.
 
@@ -174,7 +112,27 @@ def load_backbone(model: CondInst, path: str | Path) -> None:
     stated = read_backbone(found)
     if differing := _differences(stated, model.config):
         raise WeightsError(f"{path}: does not fit the model: {'; '.join(differing)}")
-    model.backbone.load_state_dict(read_state(found, _shapes(model.backbone.state_dict())), strict=False)
+    model.backbone.load_state_dict(_read_state(found, _shapes(model.backbone.state_dict())), strict=False)
+
+
+def _read_state(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """A file's tensors as float32, once their names and shapes are the expected ones. Raises WeightsError."""
+    found = {name: info.shape for name, info in tensor_infos(path).items()}
+    if problem := _mismatch(expected, found):
+        raise WeightsError(f"{path}: does not fit its own configuration: {problem}")
+    with safe_open(str(path), framework="pt") as file:
+        return {name: file.get_tensor(name).float() for name in found}
+
+
+def _mismatch(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str | None:
+    if missing := sorted(expected.keys() - found.keys()):
+        return f"{len(missing)} tensors are missing, {missing[0]} first"
+    if extra := sorted(found.keys() - expected.keys()):
+        return f"{len(extra)} tensors have no place, {extra[0]} first"
+    for name, shape in expected.items():
+        if found[name] != shape:
+            return f"{name} has shape {found[name]}, expected {shape}"
+    return None
 
 
 def _differences(file: BackboneFile, config: ModelConfig) -> list[str]:

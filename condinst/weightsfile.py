@@ -1,22 +1,24 @@
-"""Reading safetensors files of ours. A file is input from outside, and is checked before it is read.
+"""What a weights file of ours says of itself, without its tensors and without torch.
 
-The header is bounded by the file's own size, the configuration is validated, and every tensor's name and
-shape is compared with what it should be before a byte of data is read.
+A file is input from outside, and is checked before it is read: the header is bounded by the file's own size,
+and the configuration is validated.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from condinst.config import Part
+from condinst.config import DEMO, BackboneFile, ModelConfig, Part
 
 MODEL = "condinst-1"
 """Metadata `format` of a whole model's file."""
@@ -41,10 +43,54 @@ class TensorInfo:
     """As safetensors spells it: `F32`, `BF16`, ..."""
 
 
+def demo_path() -> Path:
+    """The weights shipped with the package, trained on generated scenes."""
+    return Path(str(files("condinst"))) / "demo" / "fields.safetensors"
+
+
+def resolve(path: str | Path) -> Path:
+    """The file behind `demo` or a path. Raises WeightsError if there is none."""
+    found = demo_path() if str(path) == DEMO else Path(path)
+    if os.path.isdir(found):
+        raise WeightsError(f"{path}: a folder, not a weights file; name the .safetensors file in it")
+    # Unlike `is_file`, it has no exception for a name that the disk cannot hold.
+    if not os.path.isfile(found):
+        raise WeightsError(f"{path}: no such weights file; give a .safetensors file or `{DEMO}`")
+    return found
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of the file, hexadecimal: the model's identity in every table. Raises WeightsError."""
+    found = resolve(path)
+    try:
+        with found.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(found, error) from None
+
+
+def read_config(path: str | Path) -> ModelConfig:
+    """The configuration inside a model's file. Raises WeightsError."""
+    found = resolve(path)
+    return parse_config(found, read_metadata(found), ModelConfig)
+
+
+def read_notes(path: str | Path) -> dict[str, str]:
+    """What else a file of either kind says of itself: how and on what it was trained. Raises WeightsError."""
+    metadata = read_metadata(resolve(path), wanted=None)
+    return {k: v for k, v in metadata.items() if k not in ("format", "config")}
+
+
+def read_backbone(path: str | Path) -> BackboneFile:
+    """What a backbone's file fits, for building a model around it. Raises WeightsError."""
+    found = resolve(path)
+    return parse_config(found, read_metadata(found, BACKBONE), BackboneFile)
+
+
 def read_metadata(path: Path, wanted: str | None = MODEL) -> dict[str, str]:
     """A file's metadata, `format` being `wanted` (None: either of ours). Raises WeightsError."""
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(path), framework="np") as file:
             metadata: dict[str, str] = file.metadata() or {}
     except OSError as error:
         raise unreadable(path, error) from None
@@ -96,26 +142,6 @@ def parse_config(path: Path, metadata: Mapping[str, str], kind: type[AnyPart]) -
 
 def tensor_infos(path: Path) -> dict[str, TensorInfo]:
     """Every tensor of a file, from its header alone."""
-    with safe_open(str(path), framework="pt") as file:
+    with safe_open(str(path), framework="np") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {name: TensorInfo(tuple(s.get_shape()), str(s.get_dtype())) for name, s in slices.items()}
-
-
-def read_state(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """A file's tensors as float32, once their names and shapes are the expected ones. Raises WeightsError."""
-    found = {name: info.shape for name, info in tensor_infos(path).items()}
-    if problem := _mismatch(expected, found):
-        raise WeightsError(f"{path}: does not fit its own configuration: {problem}")
-    with safe_open(str(path), framework="pt") as file:
-        return {name: file.get_tensor(name).float() for name in found}
-
-
-def _mismatch(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str | None:
-    if missing := sorted(expected.keys() - found.keys()):
-        return f"{len(missing)} tensors are missing, {missing[0]} first"
-    if extra := sorted(found.keys() - expected.keys()):
-        return f"{len(extra)} tensors have no place, {extra[0]} first"
-    for name, shape in expected.items():
-        if found[name] != shape:
-            return f"{name} has shape {found[name]}, expected {shape}"
-    return None

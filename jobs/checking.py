@@ -9,11 +9,11 @@ from rich.console import Console
 
 from jobs.errors import JobError, one_line
 from jobs.try_job import here, looking
+from pipeline.model import detect_config, load_model, preparing
 from pipeline.records import ImageRef, InputRejected, Status
 from pipeline.rows import visible
 from pipeline.settings import SegmentSettings
 from pipeline.tiled.nodata import on_data
-from pipeline.weights import detect_config, load_model, preparing
 
 IMAGES = 10
 

@@ -360,7 +360,7 @@ def demo_model(
 
     [cyan]condinst demo-model --output demo.safetensors --steps 200[/]
     """
-    from condinst.weights import demo_path
+    from condinst.weightsfile import demo_path
     from jobs.demo_model import main as train
 
     raise typer.Exit(train(output or demo_path(), scenes=scenes, steps=steps, seed=seed))

@@ -11,7 +11,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from condinst import weights
+from condinst import weights, weightsfile
 from condinst.checkpoint import Checkpoint, read_checkpoint
 from condinst.coco_classes import COCO_CLASSES
 from condinst.config import BackboneConfig
@@ -82,7 +82,7 @@ def _model(
         ("found", _found(converted)),
         ("classes", f"{_listed(config.classes)} ({_origin(config.classes, names, checkpoint)})"),
         ("ignored", ignored_words(converted.ignored)),
-        ("wrote", f"{target} ({parameters}, sha256 {weights.digest(target)})"),
+        ("wrote", f"{target} ({parameters}, sha256 {weightsfile.digest(target)})"),
     ]
 
 
@@ -115,7 +115,7 @@ def _backbone(
         ("found", _found_backbone(converted)),
         ("input", f"{image.channel_order}, mean {image.mean}, std {image.std}"),
         ("ignored", ignored_words(converted.ignored)),
-        ("wrote", f"{target} (sha256 {weights.digest(target)})"),
+        ("wrote", f"{target} (sha256 {weightsfile.digest(target)})"),
     ]
 
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from condinst.evaluate import Metrics, evaluate, load_truth
-from condinst.weights import demo_path, read_config
+from condinst.weightsfile import demo_path, read_config
 from jobs.check import load
 from jobs.from_tables import coco_results, instances_of
 from jobs.overlay import draw

@@ -99,7 +99,7 @@ class SpecError(JobError):
 @contextmanager
 def naming(place: object) -> Iterator[None]:
     """Put the key or the file that weights were named by before what is wrong with them."""
-    from condinst.weights import WeightsError
+    from condinst.weightsfile import WeightsError
 
     try:
         yield
@@ -122,7 +122,7 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
     if isinstance(error, JobError):
         return error.code, str(error)
     # Imported here, where something has failed already: the help needs none of them.
-    from condinst.weights import WeightsError
+    from condinst.weightsfile import WeightsError
     from pipeline.checkpoints import CheckpointError
     from pipeline.cluster import NoCluster
     from pipeline.engine import ClusterTooSmall, NothingWorks

@@ -16,7 +16,7 @@ from rich.markup import escape
 import condinst
 from condinst.config import DetectConfig, Precision
 from condinst.evaluate import Kind, Metrics, evaluate
-from condinst.weights import digest
+from condinst.weightsfile import digest
 from jobs.categories import Categories, parse_renames
 from jobs.errors import JobError
 from jobs.figures import KINDS, print_metrics

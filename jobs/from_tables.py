@@ -12,7 +12,7 @@ import pyarrow as pa
 from pycocotools.coco import COCO
 
 from condinst import Instances
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 from jobs.categories import Categories
 from jobs.errors import JobError
 from pipeline.tables import Run, full_frame_rle

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from condinst import CondInst, parallel, weights
+from condinst import CondInst, parallel, weights, weightsfile
 from condinst.criterion import Criterion
 from condinst.finetune import with_classes
 from condinst.fit import fit
@@ -191,7 +191,7 @@ def _model(
             with naming("model.weights"):
                 path = fetch_weights(start, StoreOptions(), Path(folder))
                 loaded = weights.load_for_training(path)
-                parents["weights"] = weights.digest(path)
+                parents["weights"] = weightsfile.digest(path)
             model = _adapted(spec, loaded, classes, console)
         else:
             try:
@@ -202,7 +202,7 @@ def _model(
                 with naming("model.backbone_weights"):
                     path = fetch_weights(spec.model.backbone_weights, StoreOptions(), Path(folder))
                     weights.load_backbone(model, path)
-                    parents["weights"] = weights.digest(path)
+                    parents["weights"] = weightsfile.digest(path)
     if spec.loss.semantic and not model.config.mask.semantic:
         raise JobError(f"loss.semantic: {spec.model.weights} has no semantic head; set it to false")
     model.backbone.freeze(spec.model.freeze)

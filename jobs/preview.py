@@ -12,6 +12,8 @@ from rich.table import Table
 
 from jobs.costs import Ahead, say_cost
 from jobs.estimate import HEADERS
+from jobs.picking import picked
+from jobs.picking import sample as sampled
 from jobs.resolve import open_output, refuse_other_settings, settings_of, standing_job
 from jobs.segment import changed, freeze_input
 from jobs.spec import SegmentSpec
@@ -70,8 +72,6 @@ def _say_rasters(
     table: Table, spec: SegmentSpec, settings: SegmentSettings, ledger: Ledger, plans: Sequence[Plan]
 ) -> Ahead:
     """The same of a tiled job: each new raster's header is read, as the run itself will."""
-    from jobs.try_job import picked
-
     listed, store, tiling = _listed(plans), ledger.store, settings.tiling
     assert tiling is not None
     with tempfile.TemporaryDirectory(prefix="condinst-plan-") as folder:
@@ -168,8 +168,6 @@ def _say_input(
 
 
 def _planned(settings: SegmentSettings, store: Store, plans: Sequence[Plan]) -> list[ImageRef]:
-    from jobs.try_job import sample as sampled
-
     return sampled(settings, store, HEADERS) if plans else []
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import condinst
-from condinst import weights
+from condinst import weightsfile
 from condinst.bootstrap import Comparison, Matches, compare, match
 from jobs.categories import Categories
 from jobs.errors import ExitCode, JobError
@@ -158,9 +158,9 @@ def _require_enough(truth: COCO, request: Request) -> None:
 
 def _measure(request: Request, place: str, truth: COCO, console: Console) -> _Measured:
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
-        path = weights.resolve(fetch_weights(place, request.store, Path(folder)))
+        path = weightsfile.resolve(fetch_weights(place, request.store, Path(folder)))
         model = condinst.load(path, request.device)
-        data, notes, sha256 = path.read_bytes(), weights.read_notes(path), weights.digest(path)
+        data, notes, sha256 = path.read_bytes(), weightsfile.read_notes(path), weightsfile.digest(path)
     ids = Categories(truth).ids_of(model.config.classes)
     most = max(request.max_dets, model.config.detect.max_instances)
     detect = model.config.detect.model_copy(update={"max_instances": most})

@@ -177,7 +177,7 @@ def identify(weights: str) -> tuple[str, ModelConfig]:
 
     Raises WeightsError for a file that is not there or none of ours, ModelsError, StoreError.
     """
-    from condinst.weights import digest, read_config  # loads torch: only who opens weights waits for it
+    from condinst.weightsfile import digest, read_config
     from pipeline.weights import fetch_weights
 
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder, naming("model.weights"):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from jobs.errors import JobError
 from pipeline import tables
 from pipeline.commit import Commit

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from condinst import weights
+from condinst import weights, weightsfile
 from condinst.config import ModelConfig
 from condinst.weightsfile import MODEL, read_metadata, tensor_infos
 from pipeline.storage import StoreOptions
@@ -33,20 +33,20 @@ def show_weights(name: str, *, as_json: bool = False, console: Console | None = 
 def describe(name: str) -> dict[str, Any]:
     """Everything a file says, as plain JSON values: kind, config, parameters, tensors, digest, notes."""
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
-        path = weights.resolve(fetch_weights(name, StoreOptions(), Path(folder)))
+        path = weightsfile.resolve(fetch_weights(name, StoreOptions(), Path(folder)))
         whole = read_metadata(path, wanted=None)["format"] == MODEL
         infos = tensor_infos(path)
-        config = weights.read_config(path) if whole else weights.read_backbone(path)
+        config = weightsfile.read_config(path) if whole else weightsfile.read_backbone(path)
         return {
             "file": name,
             "kind": "model" if whole else "backbone",
-            "sha256": weights.digest(path),
+            "sha256": weightsfile.digest(path),
             "bytes": path.stat().st_size,
             "dtype": dict(Counter(info.dtype for info in infos.values())),
             "tensors": len(infos),
             **({"parameters": weights.num_parameters(config)} if isinstance(config, ModelConfig) else {}),
             "config": config.model_dump(mode="json"),
-            "notes": weights.read_notes(path),
+            "notes": weightsfile.read_notes(path),
         }
 
 

@@ -8,9 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from condinst.config import ModelConfig
+from condinst.config import DEMO, ModelConfig
 from condinst.precision import quickest_precision
-from condinst.weights import DEMO
 from jobs.conventions import JobSpec
 from jobs.errors import Refused
 from jobs.report import versions

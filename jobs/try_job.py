@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,22 +13,19 @@ from rich.console import Console
 
 from condinst.precision import quickest_precision
 from jobs.gallery import Gallery
+from jobs.picking import sample
 from jobs.resolve import open_output, settings_of, standing_job
 from jobs.spec import SegmentSpec
 from pipeline.decode import decode
 from pipeline.inputs import Inputs
 from pipeline.ledger import Ledger
-from pipeline.manifest import Plan, freeze, load_plans, read_shard
+from pipeline.model import detect_config, load_model, preparing
 from pipeline.pixels import Rgb
-from pipeline.plan import window_plans
 from pipeline.records import ImageRef, InputRejected
 from pipeline.rows import visible
 from pipeline.settings import AUTO, BATCH_IMAGES, SegmentSettings
-from pipeline.storage import Store
 from pipeline.tiled.nodata import on_data
-from pipeline.tiled.planning import freeze_tiled, open_windows
 from pipeline.tiled.reading import WindowReader
-from pipeline.weights import detect_config, load_model, preparing
 
 
 def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None = None) -> Gallery:
@@ -74,39 +70,6 @@ def looking(settings: SegmentSettings) -> Callable[[ImageRef], tuple[Rgb, NDArra
         return decode(inputs.fetch(ref, limits.bytes)[0], limits), None
 
     return look
-
-
-def sample(settings: SegmentSettings, output: Store, count: int) -> list[ImageRef]:
-    """`count` inputs (windows, of a tiled job) at even distances (all, if fewer), in plan order."""
-    plans = load_plans(output)
-    if plans:
-        return picked(output, plans, count)
-    with tempfile.TemporaryDirectory(prefix="condinst-try-") as scratch:
-        store = Store.open(scratch)
-        if settings.tiling is None:
-            plan = freeze(settings.sources, store, 1000, 0)
-        else:
-            plan = freeze_tiled(settings.sources, store, 1000, 0, settings.tiling, settings.limits)
-        refs = picked(store, [plan], count)
-    own = f"{output.uri}/"
-    return [ref for ref in refs if not ref.uri.startswith(own)]
-
-
-def picked(output: Store, plans: Sequence[Plan], count: int) -> list[ImageRef]:
-    """`count` of what the model is given, the plans' images or their windows, as `sample` has them."""
-    windows = window_plans(plans)
-    store, plans = (open_windows(output), windows) if windows else (output, plans)
-    total = sum(plan.images for plan in plans)
-    wanted = [number * total // count for number in range(count)] if count < total else list(range(total))
-    refs: list[ImageRef] = []
-    start = 0
-    for plan in plans:
-        places = [divmod(n - start, plan.shard_size) for n in wanted if start <= n < start + plan.images]
-        for shard in sorted({shard for shard, _ in places}):
-            rows = read_shard(store, plan, shard)
-            refs += [rows[row] for place, row in places if place == shard]
-        start += plan.images
-    return refs
 
 
 def here(settings: SegmentSettings) -> SegmentSettings:

@@ -16,8 +16,8 @@ from condinst.config import DetectConfig
 from condinst.precision import quickest_precision
 from pipeline.cluster import cluster
 from pipeline.inference import lacks_memory
+from pipeline.model import detect_config, load_model, preparing
 from pipeline.settings import AUTO, SegmentSettings
-from pipeline.weights import detect_config, load_model, preparing
 
 SHARE = 0.6
 """Of the GPU's free memory: the rest is for images of many instances, and for what memory is cut into."""

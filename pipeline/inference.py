@@ -19,8 +19,9 @@ from typing import TypeVar
 
 import torch
 
-from condinst.masks import MaskChanges, RleMasks
-from condinst.model import Instances, Later, at_once
+from condinst.instances import Instances, RleMasks
+from condinst.masks import MaskChanges
+from condinst.model import Later, at_once
 from condinst.preprocess import Prepared
 from pipeline.care import Care, Way
 from pipeline.clock import Clock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from condinst import rle
 from condinst.frames import Crops, embed_many
-
-if TYPE_CHECKING:
-    from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 
 Ring = NDArray[np.float64]
 """(n, 2) x, y of corners in image pixels, the last equal to the first."""
@@ -53,8 +51,6 @@ def polygons(row: Mapping[str, Any]) -> list[list[Ring]]:
 
 def rle_masks(rows: pa.Table) -> RleMasks:
     """The masks of rows, which have the columns `mask` and `area`, as the model's own masks."""
-    from condinst.masks import RleMasks  # loads torch, which the rest here does without
-
     masks = combined(rows["mask"])
     x, y, height, width = (
         masks.field(name).to_numpy(zero_copy_only=False) for name in ("x", "y", "height", "width")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.records import ImageRef, Status
 from pipeline.schemas import BBOX_TYPE, CATEGORY_TYPE, INSTANCES_SCHEMA, MASK_TYPE, images_schema
 

@@ -1,20 +1,14 @@
-"""The model of a job, wherever its weights lie."""
+"""The weights of a job, wherever they lie."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-import condinst
-from condinst.config import DetectConfig, FixedScale, Precision
-from condinst.preprocess import Prepared, prepare, resized_size
-from condinst.weights import DEMO, WeightsError, digest, read_config
+from condinst.config import DEMO
+from condinst.weightsfile import WeightsError, digest, read_config
 from pipeline.models import resolved
 from pipeline.settings import SegmentSettings
 from pipeline.storage import NotFound, Store, StoreOptions
@@ -46,41 +40,15 @@ def fetch_weights(uri: str, options: StoreOptions, folder: Path) -> Path:
     return target
 
 
-def load_model(settings: SegmentSettings) -> condinst.CondInst:
-    """The job's model on the job's device. Raises ModelChanged, condinst.WeightsError or StoreError."""
-    with _weights(settings) as path:
-        return condinst.load(str(path), settings.device, cast(Precision, settings.precision))
-
-
-def preparing(
-    model: condinst.CondInst, settings: SegmentSettings
-) -> Callable[[NDArray[np.uint8], tuple[int, int] | None], Prepared]:
-    """What resizes an image for the network: windows at one scale, whatever the weights' rule."""
-    if settings.tiling is None:
-        return model.prepare
-    scale = FixedScale(scale=settings.tiling.scale)
-    config = model.config.input.model_copy(update={"resize": scale})
-    return lambda image, size: prepare(image, config, size)
-
-
-def least_size(
-    model: condinst.CondInst, settings: SegmentSettings
-) -> Callable[[tuple[int, int]], tuple[int, int]] | None:
-    """The (height, width) that a JPEG is decoded to at least, by its own; None where all of it is decoded."""
-    if settings.decode == "full":
-        return None
-    return lambda size: resized_size(size, model.config.input)
-
-
 def class_names(settings: SegmentSettings) -> tuple[str, ...]:
-    """The classes of the job's model, without loading it. Raises as `load_model`."""
-    with _weights(settings) as path:
+    """The classes of the job's model, without loading it. Raises as `weights_file`."""
+    with weights_file(settings) as path:
         return read_config(path).classes
 
 
 @contextmanager
-def _weights(settings: SegmentSettings) -> Iterator[Path]:
-    """The job's weights as a file."""
+def weights_file(settings: SegmentSettings) -> Iterator[Path]:
+    """The job's weights as a file. Raises ModelChanged, condinst.WeightsError or StoreError."""
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
         path = fetch_weights(settings.weights, settings.weights_options, Path(folder))
         found = digest(path)
@@ -90,13 +58,3 @@ def _weights(settings: SegmentSettings) -> Iterator[Path]:
                 f"{settings.model_digest[:12]}...: put that file back, or name another output for the new one"
             )
         yield path
-
-
-def detect_config(model: condinst.CondInst, settings: SegmentSettings) -> DetectConfig:
-    """The model's own detection settings with the job's in their place.
-
-    Raises ValueError for a bad one, and for a class that the model does not have.
-    """
-    merged = DetectConfig.model_validate({**model.config.detect.model_dump(), **settings.detect})
-    merged.thresholds(model.config.classes)
-    return merged

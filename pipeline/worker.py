@@ -19,6 +19,7 @@ from pipeline.feeding import Feeder, Ready, Refused
 from pipeline.inference import Inference, Inferred
 from pipeline.inputs import Inputs
 from pipeline.ledger import Ledger
+from pipeline.model import detect_config, least_size, load_model, preparing
 from pipeline.plan import Plan, Plans
 from pipeline.progress import Progress, new_worker_id
 from pipeline.records import ImageRef, Status, describe
@@ -31,7 +32,6 @@ from pipeline.storage import Store
 from pipeline.tiled.nodata import on_data
 from pipeline.tiled.reading import WindowReader
 from pipeline.watchdog import Watchdog
-from pipeline.weights import detect_config, least_size, load_model, preparing
 
 AHEAD = 2
 """Batches of one shard that are queued at the model, so that it never waits for the next."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from condinst.weights import digest
+from condinst.weightsfile import digest
 from pipeline import tables
 from pipeline.ledger import Ledger
 from pipeline.manifest import InputSource, Plan, freeze

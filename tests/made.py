@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from condinst import rle
-from condinst.masks import RleMasks
-from condinst.model import Instances
+from condinst.instances import Instances, RleMasks
 from pipeline.commit import Commit, TableFile, Work, commit_key, public_key
 from pipeline.ledger import Ledger
 from pipeline.manifest import InputSource, Plan, freeze, load_plan, read_shard

@@ -13,7 +13,7 @@ from rasterio.transform import Affine, from_origin
 from rasterio.windows import Window
 
 from condinst import rle
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 from pipeline.geo.reader import Raster, open_raster
 from pipeline.storage import Store
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from condinst.weights import DEMO, demo_path, digest
+from condinst.config import DEMO
+from condinst.weightsfile import demo_path, digest
 from pipeline import tables
 from pipeline.engine import run_local
 from pipeline.ledger import Ledger

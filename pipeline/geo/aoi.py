@@ -13,7 +13,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 from pipeline.geo.geopackage import SIGNATURE, read_geopackage
 from pipeline.geo.georef import Georef, crs_name, transformer
 from pipeline.geo.polygons import pixel_polygons

@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 from pipeline.geo.georef import Floats, Georef, transformer
 from pipeline.geo.rings import Ints, Rings, trace
 

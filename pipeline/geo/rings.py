@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condinst import rle
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 
 Ints = NDArray[np.int64]
 

@@ -9,8 +9,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from condinst.masks import RleMasks
-from condinst.model import Instances
+from condinst.instances import Instances, RleMasks
 from pipeline.records import Window
 from pipeline.stitch.regions import Ints, Rects
 

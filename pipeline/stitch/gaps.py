@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from condinst import rle
-from condinst.masks import RleMasks
-from condinst.model import Instances
+from condinst.instances import Instances, RleMasks
 from pipeline.stitch.fragments import Fragments, Mask, Windows, concatenated, pick, touching
 from pipeline.stitch.overlap import crops
 from pipeline.stitch.regions import Ints, masks_of, regions_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.stitch.fragments import Fragments, Mask, Windows, touching
 from pipeline.stitch.gaps import without_gaps
 from pipeline.stitch.match import Pairs, Rules, mutual

@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.stitch.regions import Ints
 
 _TIES = {

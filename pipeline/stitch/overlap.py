@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 from pipeline.stitch.regions import Ints, Rects, Regions, masks_of, regions_of, restrict, shared_areas, unite
 
 _TOGETHER = 1 << 20

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condinst import rle
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 
 Ints = NDArray[np.int64]
 Rects = NDArray[np.int64]

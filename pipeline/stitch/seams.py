@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.stitch.fragments import Mask, Windows, touching
 from pipeline.stitch.overlap import crops, overlaps
 from pipeline.stitch.regions import Ints, Rects

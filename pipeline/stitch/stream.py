@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.stitch.fragments import Fragments, Mask, Windows, touching
 from pipeline.stitch.match import Pairs, Rules, agreeing
 from pipeline.stitch.merge import resolve

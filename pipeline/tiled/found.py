@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.commit import Commit
 from pipeline.ledger import LedgerError
 from pipeline.plan import Plan, read_shard

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condinst import rle
-from condinst.masks import RleMasks
-from condinst.model import Instances
+from condinst.instances import Instances, RleMasks
 
 LEAST = 0.5
 """An instance of which less lies on data is one that the model saw in the blackness beyond."""

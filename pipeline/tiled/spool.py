@@ -10,8 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from condinst.masks import RleMasks
-from condinst.model import Instances
+from condinst.instances import Instances, RleMasks
 from pipeline.stitch.order import KEY, order_keys, row_order
 from pipeline.stitch.regions import Ints
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.geo.geoparquet import PLACED, geo_columns, geo_metadata, no_geo_columns
 from pipeline.geo.georef import Georef
 from pipeline.geo.polygons import on_map

@@ -11,8 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from condinst import rle
-from condinst.masks import RleMasks
-from condinst.model import Instances
+from condinst.instances import Instances, RleMasks
 from pipeline.geo.aoi import RasterArea
 from pipeline.geo.polygons import on_map
 from pipeline.geo.windows import inside

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.care import demand_hope
 from pipeline.clock import Clock
 from pipeline.commit import Commit, TableFile

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.commit import Commit, TableFile, Work
 from pipeline.export.coco import write_coco
 from pipeline.export.selection import Selection

@@ -27,7 +27,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.commit import Commit, TableFile, Work, commit_key, public_key
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, PlanFile, plan_bytes, plan_key

@@ -23,7 +23,7 @@ import shapely
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 from jobs.scenes import render
 from pipeline import tables
 from pipeline.geo.aoi import read_area

@@ -13,7 +13,8 @@ from pycocotools import mask as coco
 from torch import Tensor
 
 from condinst import rle
-from condinst.masks import RleMasks, full_size_masks
+from condinst.instances import RleMasks
+from condinst.masks import full_size_masks
 from tests.bench import harness
 from tests.bench.reference import encode_full_frame, full_frame_masks
 

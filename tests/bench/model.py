@@ -13,7 +13,8 @@ from pycocotools import mask as coco
 
 from condinst import rle
 from condinst.config import DetectConfig, ModelConfig
-from condinst.model import CondInst, Instances
+from condinst.instances import Instances
+from condinst.model import CondInst
 from tests.bench.gpu_model import run as run_on_gpu
 from tests.bench.harness import measure_pair, report
 from tests.bench.procedure import Found, reference

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from rasterio.transform import from_origin
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from jobs.scenes import render
 from pipeline.stitch.fragments import concatenated, moved, pick
 from pipeline.stitch.seams import Seams, compare

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from condinst import weights
-from condinst.config import FixedScale
+from condinst.config import DEMO, FixedScale
 from jobs.scenes.dataset import write_dataset
 from tests.bench import harness
 
@@ -26,7 +26,7 @@ COMMAND = Path(sys.executable).with_name("condinst")
 def generated(folder: Path) -> argparse.Namespace:
     """Fields that the demo model sees at half their size."""
     truth = write_dataset(folder / "fields", SEEDS, SIZE)
-    model = weights.load_for_training(weights.DEMO)
+    model = weights.load_for_training(DEMO)
     half = model.config.input.model_copy(update={"resize": FixedScale(scale=0.5)})
     model.config = model.config.model_copy(update={"input": half})
     weights.save(model, folder / "half.safetensors")

@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.records import Window
 from pipeline.stitch import Stitcher, Windows, ordered
 from pipeline.stitch.fragments import Fragments

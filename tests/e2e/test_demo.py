@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from condinst import weights
+from condinst import weightsfile
 from pipeline import tables
 
 CONDINST = Path(sys.executable).parent / "condinst"
@@ -49,7 +49,7 @@ def test_the_shipped_model_reaches_the_ap_it_promises_on_unseen_scenes(demo: tup
 
 
 def test_the_shipped_weights_are_small() -> None:
-    assert weights.demo_path().stat().st_size <= 12_000_000
+    assert weightsfile.demo_path().stat().st_size <= 12_000_000
 
 
 def test_the_demo_again_does_nothing_twice(demo: tuple[Path, str]) -> None:
@@ -65,7 +65,7 @@ def test_the_demo_model_is_made_by_one_command_the_same_each_time(tmp_path: Path
     for name in ("a", "b"):
         path = tmp_path / f"{name}.safetensors"
         condinst("demo-model", "--output", str(path), "--scenes", "2", "--steps", "2")
-        digests.add(weights.digest(path))
+        digests.add(weightsfile.digest(path))
     assert len(digests) == 1
-    assert weights.read_config(path) == weights.read_config("demo")
-    assert weights.read_notes(path)["steps"] == "2"
+    assert weightsfile.read_config(path) == weightsfile.read_config("demo")
+    assert weightsfile.read_notes(path)["steps"] == "2"

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from condinst import rle
-from condinst.weights import digest
+from condinst.weightsfile import digest
 from tests.command import condinst
 from tests.tiny import CLASSES, picture, tiny_model, tiny_weights
 

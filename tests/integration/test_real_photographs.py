@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from condinst.weights import demo_path
+from condinst.weightsfile import demo_path
 from pipeline.engine import run, run_local
 from tests.integration.test_engine import upload
 from tests.job import Job, settings_of, start

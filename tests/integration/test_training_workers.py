@@ -18,7 +18,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from condinst import weights
+from condinst import weightsfile
 from jobs.check import load_text
 from jobs.scenes.dataset import write_dataset
 from jobs.train import train_job
@@ -208,7 +208,7 @@ def test_a_killed_job_started_again_joins_its_curve(scenes: Path, s3_bucket: str
         assert a == pytest.approx(b, abs=1e-4)
     ours = tmp_path / "last.safetensors"
     ours.write_bytes(store.get("last.safetensors"))
-    assert weights.read_notes(ours)["step"] == "16"
+    assert weightsfile.read_notes(ours)["step"] == "16"
 
 
 def test_what_recurs_ends_the_training_without_another_try() -> None:

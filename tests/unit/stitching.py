@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from condinst import rle
-from condinst.masks import RleMasks
-from condinst.model import Instances
+from condinst.instances import Instances, RleMasks
 from pipeline.records import Window
 from pipeline.stitch.fragments import concatenated
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from condinst import weights
+from condinst import weights, weightsfile
 from condinst.backbone import ResNet
 from condinst.config import (
     BackboneConfig,
@@ -21,7 +21,7 @@ from condinst.config import (
 )
 from condinst.convert_backbone import convert_backbone, is_backbone_alone
 from condinst.model import CondInst
-from condinst.weights import WeightsError
+from condinst.weightsfile import WeightsError
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 Numbers = dict[str, torch.Tensor]
@@ -134,9 +134,9 @@ def test_torchvision_naming(tmp_path: Path, depth: int, prefix: str) -> None:
     }
     path = tmp_path / "b.safetensors"
     weights.save_backbone(converted.state, converted.file, path, notes={"from": "here"})
-    stated = weights.read_backbone(path)
+    stated = weightsfile.read_backbone(path)
     assert stated == converted.file
-    assert weights.read_notes(path) == {"from": "here"}
+    assert weightsfile.read_notes(path) == {"from": "here"}
     x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     for norm in ("frozen_batch", "batch"):
         backbone = stated.backbone.model_copy(update={"norm": norm})
@@ -216,21 +216,21 @@ def stored(tmp_path: Path) -> Path:
     ],
 )
 def test_a_backbone_that_does_not_fit_is_refused(stored: Path, change: dict, message: str) -> None:
-    file = weights.read_backbone(stored)
+    file = weightsfile.read_backbone(stored)
     model = model_of(file.backbone.model_copy(update=change), file.input)
     with pytest.raises(WeightsError, match=message):
         weights.load_backbone(model, stored)
 
 
 def test_another_normalisation_is_refused(stored: Path) -> None:
-    file = weights.read_backbone(stored)
+    file = weightsfile.read_backbone(stored)
     model = model_of(file.backbone, InputConfig())
     with pytest.raises(WeightsError, match=r"input\.channel_order is rgb, the model has bgr; input\.mean"):
         weights.load_backbone(model, stored)
 
 
 def test_a_model_and_a_backbone_are_not_mistaken_for_each_other(tmp_path: Path, stored: Path) -> None:
-    file = weights.read_backbone(stored)
+    file = weightsfile.read_backbone(stored)
     model = model_of(file.backbone, file.input)
     weights.save(model, tmp_path / "m.safetensors")
     with pytest.raises(WeightsError, match="holds a whole model; a backbone alone is needed here"):

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 
-from condinst import weights
-from condinst.weights import WeightsError
+from condinst import weights, weightsfile
+from condinst.weightsfile import WeightsError
 from jobs.cli import app
 from jobs.errors import ExitCode, explain
 from jobs.scenes.dataset import write_dataset
@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "photos", folder / "copies")
     names = [
         {"id": n, "name": name}
-        for n, name in enumerate(weights.read_config(folder / "tiny-0.safetensors").classes, 1)
+        for n, name in enumerate(weightsfile.read_config(folder / "tiny-0.safetensors").classes, 1)
     ]
     truth = json.loads((folder / "truth.json").read_text())
     annotations = [{**a, "category_id": 1} for a in truth["annotations"]]
@@ -139,6 +139,6 @@ def test_a_damaged_file_is_refused_or_read(folder: Path, tmp_path: Path, data: s
         good[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(good[: data.draw(st.integers(0, len(good)))] if data.draw(st.booleans()) else good)
-    assert len(weights.digest(path)) == 64
+    assert len(weightsfile.digest(path)) == 64
     with suppress(WeightsError):
         weights.load(path)

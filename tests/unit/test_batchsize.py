@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from condinst.config import DetectConfig
-from condinst.model import CondInst, Instances
+from condinst.instances import Instances
+from condinst.model import CondInst
 from condinst.precision import quickest_precision
 from condinst.preprocess import Prepared
 from jobs.check import load_text

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_detect import head_output
 
-from condinst import weights
+from condinst import weights, weightsfile
 from condinst.config import DetectConfig, ModelConfig
 from condinst.detect import detect
 from jobs.check import load_text
 from jobs.errors import JobError, SpecError
 from jobs.resolve import settings_of
-from pipeline.weights import detect_config, load_model
+from pipeline.model import detect_config, load_model
 from tests.tiny import CLASSES, picture, tiny_model, tiny_weights
 
 NAMES = ("leaf", "tree")
@@ -107,7 +107,7 @@ def test_the_settings_travel_in_a_weights_file(tmp_path: Path) -> None:
     detect = DetectConfig(class_thresholds={"stone": 0.5, "plant": 0.1}, classes=("stone", "plant"))
     model.config = model.config.model_copy(update={"detect": detect})
     weights.save(model, tmp_path / "w.safetensors")
-    assert weights.read_config(tmp_path / "w.safetensors").detect == detect
+    assert weightsfile.read_config(tmp_path / "w.safetensors").detect == detect
     stored = json.loads(detect.model_dump_json())
     assert stored["class_thresholds"] == {"plant": 0.1, "stone": 0.5}
     assert pickle.loads(pickle.dumps(detect)) == detect

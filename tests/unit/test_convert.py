@@ -15,12 +15,12 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import condinst
-from condinst import weights
+from condinst import weights, weightsfile
 from condinst.checkpoint import read_checkpoint
 from condinst.coco_classes import COCO_CLASSES
 from condinst.config import ModelConfig
 from condinst.convert import convert
-from condinst.weights import WeightsError
+from condinst.weightsfile import WeightsError
 from jobs.class_names import read_class_names
 from jobs.convert_weights import convert_file
 from jobs.errors import JobError
@@ -56,7 +56,7 @@ def test_what_is_written_is_the_model_and_what_was_found_is_said(tmp_path: Path,
     assert ("mmdetection" if "mmdet" in checkpoint.name else "AdelaiDet") in text
     assert "ResNet-50" in text
     assert f"{len(direct.config.classes)} classes" in text
-    assert f"sha256 {weights.digest(target)}" in text
+    assert f"sha256 {weightsfile.digest(target)}" in text
     assert ("with a semantic head" in text) == direct.config.mask.semantic
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
 
@@ -65,7 +65,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, checkpoint: Pa
     digests = set()
     for number in range(4):
         said(checkpoint, tmp_path / f"{number}.safetensors")
-        digests.add(weights.digest(tmp_path / f"{number}.safetensors"))
+        digests.add(weightsfile.digest(tmp_path / f"{number}.safetensors"))
     assert len(digests) == 1
 
 
@@ -97,11 +97,11 @@ def test_class_names_come_from_the_user_or_from_the_checkpoint(tmp_path: Path) -
     names = tmp_path / "names.txt"
     names.write_text("\n".join(own) + "\n\n")
     said(source, tmp_path / "a.safetensors", names)
-    assert weights.read_config(tmp_path / "a.safetensors").classes == own
+    assert weightsfile.read_config(tmp_path / "a.safetensors").classes == own
     meta = {"dataset_meta": {"classes": tuple(f"theirs {n}" for n in range(count))}}
     torch.save({"meta": meta, "state_dict": tensors}, tmp_path / "with-names.pth")
     assert "as the checkpoint names them" in said(tmp_path / "with-names.pth", tmp_path / "b.safetensors")
-    assert weights.read_config(tmp_path / "b.safetensors").classes[0] == "theirs 0"
+    assert weightsfile.read_config(tmp_path / "b.safetensors").classes[0] == "theirs 0"
     names.write_text("one\ntwo\n")
     with pytest.raises(WeightsError, match=rf"with-names\.pth: 2 class names .* of {count} classes"):
         said(tmp_path / "with-names.pth", tmp_path / "c.safetensors", names)
@@ -235,7 +235,7 @@ def test_show_says_everything(tmp_path: Path) -> None:
     weights.save(model, tmp_path / "half.safetensors", dtype=torch.float16, notes={"trained_on": "fields"})
     described = describe(str(tmp_path / "half.safetensors"))
     assert ModelConfig.model_validate(described["config"]) == model.config
-    assert described["sha256"] == weights.digest(tmp_path / "half.safetensors")
+    assert described["sha256"] == weightsfile.digest(tmp_path / "half.safetensors")
     assert described["notes"] == {"trained_on": "fields"}
     assert described["dtype"] == {"F16": described["tensors"]}
     assert json.loads(json.dumps(described)) == described

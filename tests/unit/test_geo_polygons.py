@@ -12,7 +12,7 @@ from pyproj import Geod, Transformer
 from rasterio.features import rasterize
 
 from condinst import rle
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 from pipeline.geo.georef import Georef, crs_name
 from pipeline.geo.polygons import footprint, on_map, pixel_polygons, reprojected
 from pipeline.geo.rings import trace

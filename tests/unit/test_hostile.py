@@ -18,8 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from condinst.masks import RleMasks
-from condinst.model import Instances
+from condinst.instances import Instances, RleMasks
 from jobs.check import load_text
 from jobs.cli import main
 from jobs.errors import explain

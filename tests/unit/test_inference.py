@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from condinst.masks import MaskChanges, RleMasks
-from condinst.model import Instances, Later
+from condinst.instances import Instances, RleMasks
+from condinst.masks import MaskChanges
+from condinst.model import Later
 from condinst.preprocess import Prepared
 from condinst.transfer import Copies
 from pipeline import inference as inference_module

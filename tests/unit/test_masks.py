@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condinst import masks, rle
-from condinst.masks import RleMasks, full_size_masks
+from condinst.instances import RleMasks
+from condinst.masks import full_size_masks
 from tests.bench.reference import encode_full_frame, full_frame_masks
 
 KINDS = ["noise", "smooth", "brink", "mirror", "ties", "zeros", "saturated", "specks", "flat"]

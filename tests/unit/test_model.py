@@ -10,8 +10,8 @@ from condinst import rle
 from condinst.config import DetectConfig, HeadConfig
 from condinst.detect import clip_boxes, detect, edges
 from condinst.head import Head
+from condinst.instances import Instances
 from condinst.mask import aligned_bilinear
-from condinst.model import Instances
 from condinst.preprocess import to_batch
 from tests.bench.reference import full_frame_masks
 from tests.tiny import tiny_model

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from condinst import Instances
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 from jobs.overlay import LONGEST, SHORTEST, canvas_scale, colour_of, draw
 
 

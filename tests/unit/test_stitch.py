@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from jobs.scenes import CATEGORIES, render
 from pipeline.records import Window
 from pipeline.stitch import Rules, Stitcher, Windows, ordered, stitch

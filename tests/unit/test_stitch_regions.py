@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condinst import rle
-from condinst.masks import RleMasks
+from condinst.instances import RleMasks
 from pipeline.stitch.regions import masks_of, regions_of, restrict, shared_areas, unite
 from tests.unit.stitching import frames_of
 

@@ -18,8 +18,7 @@ from pycocotools import mask as coco
 from rasterio.features import rasterize
 
 from condinst import rle
-from condinst.masks import RleMasks
-from condinst.model import Instances
+from condinst.instances import Instances, RleMasks
 from pipeline import tables
 from pipeline.commit import Commit, TableFile, Work, attempt_key, commit_key, public_key
 from pipeline.ledger import Ledger, LedgerError

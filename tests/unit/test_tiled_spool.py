@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from condinst.model import Instances
+from condinst.instances import Instances
 from pipeline.stitch.fragments import concatenated, pick
 from pipeline.stitch.order import order_keys, row_order
 from pipeline.tiled import spool as module

@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import condinst
-from condinst import weights
+from condinst import weightsfile
 from condinst.config import ModelConfig
 from condinst.evaluate import evaluate
 from jobs import cli, structured
@@ -93,7 +93,7 @@ def test_it_leaves_weights_measurements_and_curves(scenes: Path, tmp_path: Path)
     assert found["ap"] == max(m["ap"] for m in measured)
     model = condinst.load(tmp_path / "out" / "last.safetensors")
     assert model.config.classes == CATEGORIES
-    assert weights.read_notes(tmp_path / "out" / "last.safetensors")["step"] == "4"
+    assert weightsfile.read_notes(tmp_path / "out" / "last.safetensors")["step"] == "4"
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((tmp_path / "out" / "train.json").read_text())
     assert record["images"] == 3
@@ -103,7 +103,7 @@ def test_it_leaves_weights_measurements_and_curves(scenes: Path, tmp_path: Path)
 def test_the_same_spec_gives_the_same_weights(scenes: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         run(spec_of(scenes, tmp_path / name))
-    a, b = (weights.digest(tmp_path / name / "last.safetensors") for name in ("a", "b"))
+    a, b = (weightsfile.digest(tmp_path / name / "last.safetensors") for name in ("a", "b"))
     assert a == b
 
 
@@ -118,11 +118,11 @@ def test_a_training_that_is_done_is_left_alone(scenes: Path, tmp_path: Path) -> 
 
 def test_another_spec_is_refused_and_told_what_differs(scenes: Path, tmp_path: Path) -> None:
     run(spec_of(scenes, tmp_path / "out"))
-    before = weights.digest(tmp_path / "out" / "last.safetensors")
+    before = weightsfile.digest(tmp_path / "out" / "last.safetensors")
     with pytest.raises(Refused, match=r"seed: 0 -> 1") as told:
         run(spec_of(scenes, tmp_path / "out", more="seed: 1\n"))
     assert len(str(told.value).splitlines()) == 3
-    assert weights.digest(tmp_path / "out" / "last.safetensors") == before
+    assert weightsfile.digest(tmp_path / "out" / "last.safetensors") == before
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(scenes: Path, 
     assert not (tmp_path / "halved" / "summary.json").exists()
     _, said = run(halved)
     assert "going on from step 2" in said
-    a, b = (weights.digest(tmp_path / name / "last.safetensors") for name in ("whole", "halved"))
+    a, b = (weightsfile.digest(tmp_path / name / "last.safetensors") for name in ("whole", "halved"))
     assert a == b
     logs = [losses_of(tmp_path / name) for name in ("whole", "halved")]
     assert logs[0] == logs[1]
@@ -225,7 +225,7 @@ def test_it_leaves_a_summary_pictures_and_event_files(scenes: Path, tmp_path: Pa
     events = sorted((tmp_path / "out" / "tensorboard").iterdir())
     assert [path.name.startswith("events.out.tfevents") for path in events] == [True, True]
     assert all(path.read_bytes().count(b"loss/mask") == 2 for path in events)
-    notes = weights.read_notes(tmp_path / "out" / "best.safetensors")
+    notes = weightsfile.read_notes(tmp_path / "out" / "best.safetensors")
     assert notes["parent"] == "none"
     record = json.loads((tmp_path / "out" / "train.json").read_text())
     assert notes["training"] == record["fingerprint"]
@@ -512,7 +512,7 @@ def test_a_promotion_changes_no_training_at_work(scenes: Path, tmp_path: Path) -
     payload = payload_of(spec)
     models.move(models.add(b"another", {}), current, "better")
     work(payload)
-    assert weights.read_notes(tmp_path / "out" / "last.safetensors")["parent"] == current.sha256
+    assert weightsfile.read_notes(tmp_path / "out" / "last.safetensors")["parent"] == current.sha256
 
 
 def test_only_the_first_process_keeps_steps(

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import condinst
-from condinst import weights
+from condinst import weights, weightsfile
 from condinst.checkpoint import read_checkpoint
 from condinst.config import (
     BackboneConfig,
@@ -26,8 +26,7 @@ from condinst.config import (
     ModelConfig,
 )
 from condinst.convert import convert
-from condinst.weights import WeightsError
-from condinst.weightsfile import MODEL
+from condinst.weightsfile import MODEL, WeightsError
 
 
 def small(depth: int = 18, norm: str = "batch") -> condinst.CondInst:
@@ -54,8 +53,8 @@ def test_round_trip(tmp_path: Path, depth: int, norm: str) -> None:
     weights.save(model, path, notes={"trained_on": "nothing"})
     loaded = weights.load_for_training(path).eval()
     assert loaded.config == model.config
-    assert weights.read_config(path) == model.config
-    assert weights.read_notes(path) == {"trained_on": "nothing"}
+    assert weightsfile.read_config(path) == model.config
+    assert weightsfile.read_notes(path) == {"trained_on": "nothing"}
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(loaded.dense(x).mask_features, model.dense(x).mask_features)
@@ -67,9 +66,9 @@ def test_digest_is_of_the_bytes(tmp_path: Path) -> None:
     a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     weights.save(small(), a)
     b.write_bytes(a.read_bytes())
-    assert weights.digest(a) == weights.digest(b)
+    assert weightsfile.digest(a) == weightsfile.digest(b)
     b.write_bytes(a.read_bytes() + b" ")
-    assert weights.digest(a) != weights.digest(b)
+    assert weightsfile.digest(a) != weightsfile.digest(b)
 
 
 def metadata() -> dict[str, str]:
