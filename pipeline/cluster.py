@@ -118,6 +118,8 @@ def room(settings: Needs) -> int:
 
 
 def _connect(address: str, settings: Needs, workers: int, debug: bool) -> None:
+    # What a job is made of is told to nobody; where somebody wants Ray to, an actor of its own does.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not debug:
         # Ray's core tells stderr what only its developers can act on: that Ray Data's actors restart, say.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -28,6 +28,7 @@ def ray_cluster(s3_endpoint: str) -> Iterator[None]:
     environment = {
         "RAY_TMPDIR": folder,
         "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "AWS_ENDPOINT_URL": s3_endpoint,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test-secret-value",

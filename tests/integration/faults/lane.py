@@ -25,6 +25,7 @@ STARTS = 6
 """Ray gives a node half a minute to start, which on a busy machine may not do."""
 _SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "OMP_NUM_THREADS": "1",
     # Workers started for nobody in particular would not have the job's environment, and never be used.
