@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condinst.config import STRIDES, HeadConfig
+from condinst.norms import moments, normed
 
 
 @dataclass
@@ -60,16 +62,42 @@ class Head(nn.Module):
         if self.logits.bias is not None:
             nn.init.constant_(self.logits.bias, -math.log(99))
 
-    def forward(self, features: list[Tensor]) -> HeadOutput:
-        """P3-P7 to the predictions at every location, in float32 but for the tower."""
+    def forward(self, features: list[Tensor], norms: Tensor | None = None) -> HeadOutput:
+        """P3-P7 to the predictions at every location, in float32 but for the tower.
+
+        `norms`: (N, levels, 2 towers, convs, 2, groups) float32, means and variances in place of the images'
+        own, as `statistics` finds them.
+        """
         out = HeadOutput([], [], [], [])
         for level, x in enumerate(features):
-            tower = self.box_tower(x)
-            out.logits.append(self.logits(self.class_tower(x)).float())
+            tower = _through(self.box_tower, x, None if norms is None else norms[:, level, 1])
+            classes = _through(self.class_tower, x, None if norms is None else norms[:, level, 0])
+            out.logits.append(self.logits(classes).float())
             out.distances.append(F.relu(self.distances(tower).float() * self.scales[level].float()))
             out.quality.append(self.quality(tower).float())
             out.tower.append(tower)
         return out
+
+    def statistics(self, pyramids: Sequence[list[Tensor]], where: Sequence[list[Tensor]]) -> Tensor:
+        """Means and variances that the towers' norms find in several images taken as one.
+
+        `pyramids`: of each image P3 to P7, (1, channels, h, w). `where`: of each the locations that count, a
+        (h, w) bool a level. Returns (levels, 2 towers, convs, 2, groups) float32. Each layer is given what
+        the one before it makes with the statistics of all, not with an image's own.
+        """
+        towers = (self.class_tower, self.box_tower)
+        levels = range(len(pyramids[0]))
+        return torch.stack(
+            [
+                torch.stack(
+                    [
+                        _statistics(tower, [p[level] for p in pyramids], [w[level] for w in where])
+                        for tower in towers
+                    ]
+                )
+                for level in levels
+            ]
+        )
 
     def generate(self, tower: list[Tensor], image: Tensor, level: Tensor, index: Tensor) -> Tensor:
         """The controller at n chosen locations only: its 3x3 convolution on n gathered patches.
@@ -86,6 +114,34 @@ class Head(nn.Module):
         bias = None if self.controller.bias is None else self.controller.bias.float()
         with torch.autocast(weight.device.type, enabled=False):
             return F.linear(patches, weight, bias)
+
+
+def _layers(tower: nn.Sequential) -> Iterator[tuple[nn.Conv2d, nn.GroupNorm]]:
+    modules = list(tower)
+    for conv, norm in zip(modules[0::3], modules[1::3], strict=True):
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.GroupNorm)
+        yield conv, norm
+
+
+def _through(tower: nn.Sequential, x: Tensor, given: Tensor | None) -> Tensor:
+    """What a tower makes of (N, channels, h, w); `given`: (N, convs, 2, groups) for its norms."""
+    if given is None:
+        out: Tensor = tower(x)
+        return out
+    for number, (conv, norm) in enumerate(_layers(tower)):
+        x = F.relu(normed(conv(x), norm, given[:, number]))
+    return x
+
+
+def _statistics(tower: nn.Sequential, images: list[Tensor], where: Sequence[Tensor]) -> Tensor:
+    """(convs, 2, groups) of a tower's norms over all images, each (1, channels, h, w)."""
+    found = []
+    for conv, norm in _layers(tower):
+        images = [conv(x) for x in images]
+        found.append(moments(images, where, norm.num_groups))
+        images = [F.relu(normed(x, norm, found[-1][None])) for x in images]
+    return torch.stack(found)
 
 
 def _patches(x: Tensor, image: Tensor, index: Tensor) -> Tensor:

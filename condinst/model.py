@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from condinst.backbone import ConvNorm, ResNet
-from condinst.config import DetectConfig, ModelConfig, Precision
+from condinst.config import STRIDES, DetectConfig, ModelConfig, Precision
 from condinst.detect import Detections, clip_boxes, detect, edges
 from condinst.fpn import FeaturePyramid
 from condinst.head import Head, HeadOutput
@@ -93,12 +93,15 @@ class CondInst(nn.Module):
         """Where the weights are."""
         return self.head.scales.device
 
-    def dense(self, x: Tensor) -> DenseOutput:
-        """Convolutions of an (N, 3, H, W) normalised batch, H and W multiples of 32."""
+    def dense(self, x: Tensor, norms: Tensor | None = None) -> DenseOutput:
+        """Convolutions of an (N, 3, H, W) normalised batch, H and W multiples of 32.
+
+        `norms` are what `Head.forward` has them to be.
+        """
         pyramid = self.fpn(self.backbone(x))
         wanted = self.training and self.config.mask.semantic
         semantic = self.mask_branch.semantic_map(pyramid[0]) if wanted else None
-        return DenseOutput(self.head(pyramid), self.mask_branch(pyramid), semantic)
+        return DenseOutput(self.head(pyramid, norms), self.mask_branch(pyramid), semantic)
 
     def forward(self, x: Tensor) -> DenseOutput:
         """The same as `dense`."""
@@ -146,7 +149,7 @@ class CondInst(nn.Module):
         """
         config = detect_config or self.config.detect
         x = to_batch(batch, self.config.input, self.device).to(self.head.logits.weight.dtype)
-        dense = self.dense(x)
+        dense = self.dense(x, self._norms(batch))
         found = detect(dense.head, [item.resized for item in batch], config, self.config.classes)
         boxes = _to_image(found, batch)
         visible = (boxes[:, 2:] > boxes[:, :2]).all(1).nonzero().squeeze(1)
@@ -154,6 +157,30 @@ class CondInst(nn.Module):
         counts = torch.bincount(found.image, minlength=len(batch)).tolist()
         columns = Copies(boxes, found.scores, found.classes)
         return Begun(counts, columns, self._masks(dense, found, counts, batch, config.mask_threshold, later))
+
+    @torch.inference_mode()
+    def statistics(
+        self, images: Sequence[Prepared], valid: Sequence[NDArray[np.bool_] | None]
+    ) -> NDArray[np.float32]:
+        """Means and variances of the head's norms over several images taken as one: `Prepared.norms`.
+
+        `valid`: of each image which of its own (height, width) pixels hold data; None for all. Padding and
+        what holds no data do not count. Returns (levels, 2 towers, convs, 2, groups).
+        """
+        pyramids, where = [], []
+        for image, data in zip(images, valid, strict=True):
+            x = to_batch([image], self.config.input, self.device).to(self.head.logits.weight.dtype)
+            pyramids.append(self.fpn(self.backbone(x)))
+            shapes = [(p.shape[2], p.shape[3]) for p in pyramids[-1]]
+            where.append([torch.from_numpy(mask).to(self.device) for mask in _on_data(image, data, shapes)])
+        found: NDArray[np.float32] = self.head.statistics(pyramids, where).cpu().numpy()
+        return found
+
+    def _norms(self, batch: Sequence[Prepared]) -> Tensor | None:
+        given = [item.norms for item in batch if item.norms is not None]
+        if given and len(given) != len(batch):
+            raise ValueError("a batch must have statistics for all of its images, or for none")
+        return torch.from_numpy(np.stack(given)).to(self.device) if given else None
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], detect_config: DetectConfig | None = None
@@ -211,6 +238,20 @@ class CondInst(nn.Module):
                 pieces = [later(piece) for piece in mask_changes(logits, resized, size, threshold)]
                 chunks.append(_Chunk([(n, len(rows)) for n, rows in chunk], pieces))
         return chunks
+
+
+def _on_data(
+    image: Prepared, valid: NDArray[np.bool_] | None, shapes: Sequence[tuple[int, int]]
+) -> Iterator[NDArray[np.bool_]]:
+    """Of each level, the locations that lie in the image, on a pixel that holds data."""
+    for (height, width), stride in zip(shapes, STRIDES, strict=True):
+        y, x = (np.arange(length) * stride + stride // 2 for length in (height, width))
+        rows, columns = (
+            np.minimum(at * full // net, full - 1)
+            for at, full, net in zip((y, x), image.size, image.resized, strict=True)
+        )
+        inside = (y < image.resized[0])[:, None] & (x < image.resized[1])[None, :]
+        yield inside if valid is None else inside & valid[np.ix_(rows, columns)]
 
 
 def _chunks(images: Sequence[tuple[int, range]], most: int) -> Iterator[list[tuple[int, range]]]:

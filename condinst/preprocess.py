@@ -25,6 +25,8 @@ class Prepared:
     """(h, w, 3) RGB at the network's scale, before padding."""
     size: tuple[int, int]
     """(height, width) of the image itself."""
+    norms: NDArray[np.float32] | None = None
+    """Of a window: statistics for the head's norms, as `CondInst.statistics` gives them; None for its own."""
 
     @property
     def resized(self) -> tuple[int, int]:

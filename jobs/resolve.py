@@ -125,6 +125,7 @@ def tiling_of(spec: SegmentSpec, config: ModelConfig) -> Tiling | None:
         percentiles=section.percentiles,
         stretch=section.stretch,
         across_rasters=section.deduplicate == "across_rasters",
+        norms=section.norms,
         crs=None if spec.output.crs is None else _crs(spec.output.crs),
     )
 

@@ -284,6 +284,12 @@ class TilingSection(Section):
         "those planned together, so not of a later run's new ones and those of before (`input.mode: new`).",
     )
 
+    norms: Literal["raster", "window"] = Field(
+        default="raster",
+        description="Whose means and variances the head's group norms take: the whole raster's, so that a "
+        "thing is told alike in all windows that show it, or each window's own, as in training.",
+    )
+
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         if self.overlap * 2 > self.size:

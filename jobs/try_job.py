@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from condinst import CondInst
 from condinst.precision import quickest_precision
 from jobs.gallery import Gallery
 from jobs.picking import sample
@@ -24,8 +27,13 @@ from pipeline.pixels import Rgb
 from pipeline.records import ImageRef, InputRejected
 from pipeline.rows import visible
 from pipeline.settings import AUTO, BATCH_IMAGES, SegmentSettings
+from pipeline.storage import Store
 from pipeline.tiled.nodata import on_data
+from pipeline.tiled.norms import NOTHING, RasterNorms, Statistics
 from pipeline.tiled.reading import WindowReader
+
+Look = Callable[[ImageRef], tuple[Rgb, NDArray[np.bool_] | None]]
+"""Gives an input's pixels, or a window's, and which of them hold data (None: all)."""
 
 
 def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None = None) -> Gallery:
@@ -44,21 +52,47 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
     look = looking(settings)
     prepare = preparing(model, settings)
     gallery = Gallery(folder, model.config.classes, console)
-    for ref in refs:
-        try:
-            image, valid = look(ref)
-        except InputRejected as rejected:
-            gallery.reject(ref.image_id, rejected.status, rejected.reason)
-        else:
-            found = visible(model.predict_prepared([prepare(image, None)], detect)[0])
-            found = found if valid is None else on_data(found, valid)
-            gallery.add(ref.image_id, image, found, each=False)
+    with _norms_of(settings, model, look) as norms_of:
+        for ref in refs:
+            try:
+                image, valid = look(ref)
+            except InputRejected as rejected:
+                gallery.reject(ref.image_id, rejected.status, rejected.reason)
+            else:
+                prepared = replace(prepare(image, None), norms=norms_of(ref))
+                found = visible(model.predict_prepared([prepared], detect)[0])
+                found = found if valid is None else on_data(found, valid)
+                gallery.add(ref.image_id, image, found, each=False)
     gallery.close()
     return gallery
 
 
-def looking(settings: SegmentSettings) -> Callable[[ImageRef], tuple[Rgb, NDArray[np.bool_] | None]]:
-    """What gives an input's pixels, or a window's, and which of them hold data (None: all)."""
+@contextmanager
+def _norms_of(
+    settings: SegmentSettings, model: CondInst, look: Look
+) -> Iterator[Callable[[ImageRef], Statistics | None]]:
+    """What finds the statistics of the raster that a window is of, and keeps them in this process alone."""
+    if settings.tiling is None or settings.tiling.norms != "raster":
+        yield lambda ref: None
+        return
+    prepare = preparing(model, settings)
+
+    def measure(squares: Sequence[ImageRef]) -> Statistics:
+        seen = []
+        for square in squares:
+            with suppress(InputRejected):
+                seen.append(look(square))
+        if not seen:
+            return NOTHING
+        return model.statistics([prepare(image, None) for image, _ in seen], [valid for _, valid in seen])
+
+    with tempfile.TemporaryDirectory(prefix="condinst-try-") as scratch:
+        norms = RasterNorms(Store.open(scratch), settings.tiling.scale)
+        yield lambda ref: norms.of(ref, measure)
+
+
+def looking(settings: SegmentSettings) -> Look:
+    """How a job's inputs are looked at here."""
     # Decoded in full whatever the spec says: what is drawn is the image itself.
     inputs, windows = Inputs(settings.sources), WindowReader(settings.sources)
     limits = settings.limits

@@ -6,7 +6,7 @@ rule here looks at the order and the shapes only: the same shard gives the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 WAITING_BATCHES = 4
@@ -29,28 +29,40 @@ class Padded(Protocol):
 Item = TypeVar("Item", bound=Padded)
 
 
-def batches(items: Iterable[Item], images: int, pixels: int) -> Iterator[list[Item]]:
+def _shape(item: Padded) -> Hashable:
+    return item.padded
+
+
+def batches(
+    items: Iterable[Item], images: int, pixels: int, alike: Callable[[Item], Hashable] = _shape
+) -> Iterator[list[Item]]:
     """Cut items, in order, into lists of one padded shape of at most `images` items and `pixels` pixels.
 
-    An item larger than `pixels` is alone. A batch is given out as soon as it is full; when the open ones
-    hold more than four batches' pixels together, or more than 512 MiB, the one opened first is given out as
-    it is, so that a shard of many shapes stays in bounded memory; the last that is open may grow until it is
-    full. What is left at the end follows in order of opening.
+    `alike` says what the items of a list share, where that is more than the shape. An item larger than
+    `pixels` is alone. A batch is given out as soon as it is full; when the open ones hold more than four
+    batches' pixels together, or more than 512 MiB, the one opened first is given out as it is, so that a
+    shard of many shapes stays in bounded memory; the last that is open may grow until it is full. What is
+    left at the end follows in order of opening.
     """
     most = min(WAITING_BATCHES * pixels, WAITING_BYTES // PIXEL_BYTES)
-    open_buckets: dict[tuple[int, int], list[Item]] = {}
+    open_buckets: dict[Hashable, list[Item]] = {}
     waiting = 0
     for item in items:
-        shape = item.padded
-        area = shape[0] * shape[1]
-        bucket = open_buckets.setdefault(shape, [])
+        key = alike(item)
+        area = _area(item)
+        bucket = open_buckets.setdefault(key, [])
         bucket.append(item)
         waiting += area
         if len(bucket) >= min(images, max(1, pixels // area)):
             waiting -= area * len(bucket)
-            yield open_buckets.pop(shape)
+            yield open_buckets.pop(key)
         while waiting > most and len(open_buckets) > 1:
             oldest = next(iter(open_buckets))
-            waiting -= oldest[0] * oldest[1] * len(open_buckets[oldest])
+            waiting -= sum(map(_area, open_buckets[oldest]))
             yield open_buckets.pop(oldest)
     yield from open_buckets.values()
+
+
+def _area(item: Padded) -> int:
+    height, width = item.padded
+    return height * width

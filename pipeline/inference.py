@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -69,9 +69,11 @@ class _Job:
     """Their ids."""
     clock: Clock = field(compare=False)
     care: Care = field(compare=False)
-    future: Future[list[Inferred]] = field(compare=False)
+    future: Future[Any] = field(compare=False)
     failed: Exception | None = field(default=None, compare=False)
     """What went wrong when it was encoded, after it had been through the model."""
+    work: Callable[[], object] | None = field(default=None, compare=False)
+    """What is done instead of a batch, and gives the result."""
 
 
 class Inference:
@@ -109,6 +111,14 @@ class Inference:
         self._queue.put(_Job(ticket, next(self._numbers), batch, images, clock, care, future))
         return future
 
+    def ask(
+        self, ticket: int, work: Callable[[], T], clock: Clock, care: Care, images: Sequence[str]
+    ) -> Future[T]:
+        """Queue something else that the model is to do, with these images inside it."""
+        future: Future[T] = Future()
+        self._queue.put(_Job(ticket, next(self._numbers), (), images, clock, care, future, work=work))
+        return future
+
     def close(self) -> None:
         """End the threads after the batches that are queued."""
         care = Care(DecodeLimits())
@@ -135,6 +145,11 @@ class Inference:
         return True
 
     def _serve(self, job: _Job) -> None:
+        if job.work is not None:
+            self._behind.settle()
+            with job.care.inside(job.images):
+                job.future.set_result(job.work())
+            return
         way, whole = job.care.way(job.images), range(len(job.batch))
         if job.failed is not None:  # while it was encoded
             _recover()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 
 import pyarrow.compute as pc
 
@@ -30,6 +31,7 @@ from pipeline.schemas import file_metadata
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
 from pipeline.tiled.nodata import on_data
+from pipeline.tiled.norms import NOTHING, RasterNorms, Statistics
 from pipeline.tiled.reading import WindowReader
 from pipeline.watchdog import Watchdog
 
@@ -75,6 +77,8 @@ class Worker:
             windows=None if settings.tiling is None else WindowReader(settings.sources),
             least=least_size(self._model, settings),
         )
+        tiling = settings.tiling
+        self._norms = RasterNorms(self._store, tiling.scale) if tiling and tiling.norms == "raster" else None
         self._carer = Carer(self._store, self.id, settings.limits)
         self._progress = Progress(self._store, self.id)
         self._watchdog = Watchdog()
@@ -129,8 +133,11 @@ class Worker:
                 if isinstance(item, Refused):
                     outcomes[item.index] = item.outcome
                     self._progress.advance(shard, 1)
-                else:
+                elif self._norms is None:
                     yield item
+                else:
+                    norms = self._norms_of(self._norms, item.outcome.ref, ticket, clock, care)
+                    yield replace(item, prepared=replace(item.prepared, norms=norms))
 
         def collect() -> None:
             batch, future = inferring.popleft()
@@ -138,7 +145,7 @@ class Worker:
                 outcomes[ready.index] = self._judge(ready, inferred)
             self._progress.advance(shard, len(batch))
 
-        for batch in batches(usable(), self.settings.batch_images, self.settings.batch_pixels):
+        for batch in batches(usable(), self.settings.batch_images, self.settings.batch_pixels, _alike):
             if len(inferring) == AHEAD:
                 collect()
             images = [ready.outcome.ref.image_id for ready in batch]
@@ -147,6 +154,22 @@ class Worker:
         while inferring:
             collect()
         return [outcomes[index] for index in range(len(refs))]
+
+    def _norms_of(
+        self, norms: RasterNorms, ref: ImageRef, ticket: int, clock: Clock, care: Care
+    ) -> Statistics | None:
+        """What the head's norms find in the raster that a window is of."""
+
+        def measure(squares: Sequence[ImageRef]) -> Statistics:
+            items = [item for item in self._feeder.stream(squares, clock, care) if isinstance(item, Ready)]
+            if not items:
+                return NOTHING
+            images, valid = [item.prepared for item in items], [item.valid for item in items]
+            names = [item.outcome.ref.image_id for item in items]
+            work = partial(self._model.statistics, images, valid)
+            return self._inference.ask(ticket, work, clock, care, names).result()
+
+        return norms.of(ref, measure)
 
     def _judge(self, ready: Ready, inferred: Inferred) -> Outcome:
         outcome = ready.outcome
@@ -194,3 +217,8 @@ class Worker:
             work=replace(clock.work(self.id), images=None if redo is None else len(outcomes)),
             revision=0 if redo is None else redo.base.revision + 1,
         )
+
+
+def _alike(ready: Ready) -> Hashable:
+    """What the images of one batch share."""
+    return ready.padded, ready.prepared.norms is None

@@ -83,15 +83,21 @@ class RasterArea:
     def __post_init__(self) -> None:
         shapely.prepare(self.shape)
 
+    @property
+    def part(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the pixels that it lies in."""
+        left, top, right, bottom = self.shape.bounds
+        return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+
     def windows(self, size: int, overlap: int) -> tuple[Grid, NDArray[np.int64]]:
         """A grid over the area, and the numbers of its windows that lie in it, rising.
 
         The grid reaches `overlap` beyond the area, inside the raster, so that what stands on the area's edge
         is seen whole.
         """
-        left, top, right, bottom = self.shape.bounds
-        x, y = math.floor(left) - overlap, math.floor(top) - overlap
-        around = Window(x, y, math.ceil(right) + overlap - x, math.ceil(bottom) + overlap - y)
+        left, top, right, bottom = self.part
+        x, y = left - overlap, top - overlap
+        around = Window(x, y, right + overlap - x, bottom + overlap - y)
         grid = windows(self.width, self.height, size, overlap, around)
         return grid, np.concatenate([np.zeros(0, np.int64), *self._among(grid)])
 

@@ -13,6 +13,8 @@ from pipeline.geo.reader import View
 from pipeline.records import InputRejected, Status
 
 Transform = tuple[float, float, float, float, float, float]
+Part = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels of a view."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class FrozenRaster:
     first: int = 0
     """Its first window's place among those of all rasters."""
     windows: int = 0
+    part: Part | None = None
+    """What an area of interest lies in; None where all of it is of interest."""
     status: Status | None = None
     """What it ends as where its header says already that it cannot be read."""
     reason: str | None = None

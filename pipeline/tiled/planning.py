@@ -30,7 +30,7 @@ from pipeline.sources import InputError, InputSource
 from pipeline.storage import Store
 from pipeline.tiled.areas import areas_bytes, on_raster, read_areas
 from pipeline.tiled.children import RasterChildren
-from pipeline.tiled.frozen import FrozenRaster
+from pipeline.tiled.frozen import FrozenRaster, Part
 from pipeline.tiled.groups import groups
 from pipeline.tiled.inspect import Inspector
 from pipeline.tiled.settings import Tiling
@@ -221,18 +221,19 @@ class _Freezing:
             self._tally.bytes -= ref.bytes or 0
             self._tally.skipped["outside_area"] += 1
             return None
-        return Cut(row, ref, replace(raster, windows=len(found[1])), found)
+        windows, part = found
+        return Cut(row, ref, replace(raster, windows=len(windows[1]), part=part), windows)
 
-    def _grid(self, ref: ImageRef, raster: FrozenRaster) -> _Windows | None:
-        """Which windows of a raster are read; None where it lies outside the area of interest."""
+    def _grid(self, ref: ImageRef, raster: FrozenRaster) -> tuple[_Windows, Part | None] | None:
+        """Which windows of a raster are read, and what of it is of interest; None where nothing is."""
         size, overlap = self._tiling.size, self._tiling.overlap
         if ref.source not in self._areas:
             grid = windows(raster.width, raster.height, size, overlap)
-            return grid, np.arange(len(grid))
+            return (grid, np.arange(len(grid))), None
         if raster.georef is None:
             raise ValueError("an `area` was asked for, and the image does not say where it lies")
         area = on_raster(self._areas, ref.source, raster)
-        return None if area is None else area.windows(size, overlap)
+        return None if area is None else (area.windows(size, overlap), area.part)
 
     def _put(self, cut: Cut) -> int:
         """Write a raster's row and its windows; returns what it weighs in a shard."""

@@ -27,6 +27,8 @@ class Tiling:
     """Stretch 8-bit samples too."""
     across_rasters: bool = False
     """Give what several overlapping rasters show one row."""
+    norms: str = "raster"
+    """Whose statistics the head's norms take: the `raster`'s, or each `window`'s own."""
     crs: str | None = None
     """CRS of the geometries; None for that of the rasters."""
 
@@ -49,5 +51,6 @@ class Tiling:
             "percentiles": list(self.percentiles),
             "stretch": self.stretch,
             "across_rasters": self.across_rasters,
+            "norms": self.norms,
             "crs": self.crs,
         }

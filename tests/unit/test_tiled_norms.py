@@ -1,0 +1,156 @@
+"""One statistic for all windows of a raster: where it is looked for, who decides, and what it changes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.geo.windows import inside
+from pipeline.records import ImageRef, Window
+from pipeline.storage import Store, StoreError
+from pipeline.tiled.frozen import FrozenRaster, Part
+from pipeline.tiled.norms import ACROSS, RasterNorms, Statistics, squares_of
+from pipeline.tiled.settings import Tiling
+from tests.rasters import write_raster
+from tests.tiled import tiled_job
+from tests.tiny import picture, tiny_weights
+
+SIDE = 64
+
+
+def _raster(width: int, height: int, part: Part | None = None) -> FrozenRaster:
+    return FrozenRaster(width=width, height=height, bands=(1, 2, 3), windows=9, part=part)
+
+
+def _ref(raster: FrozenRaster, uri: str = "s3://b/a.tif") -> ImageRef:
+    return ImageRef("a.tif:0,0", uri, 0, window=Window(0, 0, 32, 32), raster=raster.to_json())
+
+
+class Measured:
+    """Counts how often it is asked, and remembers in what."""
+
+    def __init__(self, value: float, size: int = 4) -> None:
+        self.found = np.full(size, value, np.float32)
+        self.asked: list[list[Window | None]] = []
+
+    def __call__(self, squares: Sequence[ImageRef]) -> Statistics:
+        self.asked.append([square.window for square in squares])
+        assert len({square.image_id for square in squares}) == len(squares)
+        return self.found
+
+
+@st.composite
+def _looked_at(draw: st.DrawFn) -> FrozenRaster:
+    width, height = draw(st.integers(1, 2000)), draw(st.integers(1, 2000))
+    if draw(st.booleans()):
+        return _raster(width, height)
+    left, top = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    return _raster(
+        width, height, (left, top, draw(st.integers(left + 1, width)), draw(st.integers(top + 1, height)))
+    )
+
+
+@given(_looked_at())
+def test_squares_lie_in_the_raster_and_on_what_is_of_interest(raster: FrozenRaster) -> None:
+    squares = squares_of(raster, SIDE)
+    left, top, right, bottom = raster.part or (0, 0, raster.width, raster.height)
+    assert 1 <= len(squares) == len(set(squares)) <= ACROSS**2
+    for square in squares:
+        part = inside(square, raster.width, raster.height)
+        assert (part.width, part.height) == (min(SIDE, raster.width), min(SIDE, raster.height))
+        assert square.x < right
+        assert square.x + SIDE > left
+        assert square.y < bottom
+        assert square.y + SIDE > top
+
+
+def test_a_raster_is_looked_at_once_and_the_first_in_the_store_decides(tmp_path: Path) -> None:
+    store, first, second = Store.open(str(tmp_path)), Measured(1), Measured(2)
+    ref = _ref(_raster(400, 400))
+    one, other = (RasterNorms(store, scale=512 / SIDE) for _ in range(2))
+    for norms, measure in ((one, first), (one, second), (other, second)):
+        found = norms.of(ref, measure)
+        assert found is not None
+        np.testing.assert_array_equal(found, first.found)
+    assert len(first.asked) == 1
+    assert not second.asked
+    assert len(first.asked[0]) == ACROSS**2
+
+
+def test_who_comes_second_takes_what_is_there(tmp_path: Path) -> None:
+    store, slow, fast = Store.open(str(tmp_path)), Measured(1), Measured(2)
+    ref = _ref(_raster(400, 400))
+
+    def overtaken(squares: Sequence[ImageRef]) -> Statistics:
+        RasterNorms(store, 512 / SIDE).of(ref, fast)
+        return slow(squares)
+
+    found = RasterNorms(store, 512 / SIDE).of(ref, overtaken)
+    assert found is not None
+    np.testing.assert_array_equal(found, fast.found)
+
+
+def test_another_raster_has_its_own_and_a_small_one_none(tmp_path: Path) -> None:
+    norms, measure = RasterNorms(Store.open(str(tmp_path)), 512 / SIDE), Measured(1)
+    norms.of(_ref(_raster(400, 400)), measure)
+    norms.of(_ref(_raster(400, 400), "s3://b/b.tif"), measure)
+    assert len(measure.asked) == 2
+    assert norms.of(_ref(_raster(2 * SIDE, 2 * SIDE)), measure) is None
+    assert len(measure.asked) == 2
+
+
+def test_where_nothing_could_be_read_windows_have_their_own_for_good(tmp_path: Path) -> None:
+    store, nothing, later = Store.open(str(tmp_path)), Measured(0, size=0), Measured(1)
+    ref = _ref(_raster(400, 400))
+    assert RasterNorms(store, 512 / SIDE).of(ref, nothing) is None
+    assert RasterNorms(store, 512 / SIDE).of(ref, later) is None
+    assert not later.asked
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    store, ref = Store.open(str(tmp_path)), _ref(_raster(400, 400))
+    RasterNorms(store, 512 / SIDE).of(ref, Measured(1))
+    (info,) = store.list("_norms/")
+    store.put(info.key, b"\x08\0\0\0\0\0\0\0nonsense")
+    with pytest.raises(StoreError, match=rf"{info.key} is damaged .*; remove it and run the job again"):
+        RasterNorms(store, 512 / SIDE).of(ref, Measured(1))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raster wide enough to be looked at as a whole, dark on the left and bright on the right."""
+    folder = tmp_path_factory.mktemp("wide")
+    image = picture(2, 320, 1400).astype(np.float32) * np.linspace(0.2, 1, 1400, dtype=np.float32)[:, None]
+    write_raster(folder / "wide.tif", np.ascontiguousarray(image.astype(np.uint8).transpose(2, 0, 1)))
+    return folder
+
+
+def test_rows_do_not_depend_on_who_looks_first(wide: Path, tmp_path: Path) -> None:
+    tiny = tiny_weights(tmp_path)
+    rows = []
+    for name, order in (("a", list), ("b", lambda shards: random.Random(3).sample(shards, len(shards)))):
+        tiling = Tiling(size=160, overlap=32, scale=2)
+        job = tiled_job(wide, tmp_path / name, tiny, shard_size=3, tiling=tiling)
+        job.do(order=order)
+        rows.append(job.rows())
+        assert len(list(job.windows.list("_norms/"))) == 1
+    assert rows[0] == rows[1]
+    assert rows[0][1]
+
+
+def test_windows_have_their_own_when_asked(wide: Path, tmp_path: Path) -> None:
+    tiny = tiny_weights(tmp_path)
+    rows = []
+    for norms in ("raster", "window"):
+        tiling = Tiling(size=160, overlap=32, scale=2, norms=norms)
+        job = tiled_job(wide, tmp_path / norms, tiny, tiling=tiling)
+        job.do()
+        rows.append(job.run.instances())
+    assert not list(job.windows.list("_norms/"))
+    assert rows[0]["score"].to_pylist() != rows[1]["score"].to_pylist()
