@@ -120,9 +120,9 @@ def test_names_from_outside_are_text(run: Run, tmp_path: Path) -> None:
 
 def test_two_thresholds_of_a_model_differ_by_what_lies_between(tmp_path: Path) -> None:
     """Two real jobs: the model is run at both thresholds."""
-    weights, images = tiny_weights(tmp_path), pictures(tmp_path / "images", 8)
+    weights, images = tiny_weights(tmp_path), pictures(tmp_path / "images", 4)
     runs = []
-    for threshold in (0.5, 0.51):
+    for threshold in (0.8, 0.9):
         spec = tmp_path / f"{threshold}.yaml"
         spec.write_text(
             json.dumps(
@@ -138,7 +138,7 @@ def test_two_thresholds_of_a_model_differ_by_what_lies_between(tmp_path: Path) -
         run_job(load(spec), local=True, console=Console(file=io.StringIO()))
         runs.append(Run(Store.open(str(tmp_path / f"masks-{threshold}"))))
     said, _ = compare(*runs, tmp_path / "d")
-    between = [row for row in runs[0].instances().to_pylist() if row["score"] < 0.51]
+    between = [row for row in runs[0].instances().to_pylist() if row["score"] < 0.9]
     assert 0 < len(between) < runs[0].instances().num_rows
     rows = pq.read_table(tmp_path / "d" / "differences.parquet").to_pylist()
     assert {(row["image_id"], row["instance_id_before"]) for row in rows} == {
