@@ -72,8 +72,8 @@ class _Job:
     future: Future[Any] = field(compare=False)
     failed: Exception | None = field(default=None, compare=False)
     """What went wrong when it was encoded, after it had been through the model."""
-    work: Callable[[], object] | None = field(default=None, compare=False)
-    """What is done instead of a batch, and gives the result."""
+    work: Callable[[Sequence[Prepared]], object] | None = field(default=None, compare=False)
+    """What is done instead of finding instances, and gives the result."""
 
 
 class Inference:
@@ -112,11 +112,17 @@ class Inference:
         return future
 
     def ask(
-        self, ticket: int, work: Callable[[], T], clock: Clock, care: Care, images: Sequence[str]
+        self,
+        ticket: int,
+        batch: Sequence[Prepared],
+        work: Callable[[Sequence[Prepared]], T],
+        clock: Clock,
+        care: Care,
+        images: Sequence[str],
     ) -> Future[T]:
-        """Queue something else that the model is to do, with these images inside it."""
+        """Queue something else that the model is to do with images, all of them at once."""
         future: Future[T] = Future()
-        self._queue.put(_Job(ticket, next(self._numbers), (), images, clock, care, future, work=work))
+        self._queue.put(_Job(ticket, next(self._numbers), batch, images, clock, care, future, work=work))
         return future
 
     def close(self) -> None:
@@ -145,12 +151,14 @@ class Inference:
         return True
 
     def _serve(self, job: _Job) -> None:
+        way, whole = job.care.way(job.images), range(len(job.batch))
         if job.work is not None:
             self._behind.settle()
-            with job.care.inside(job.images):
-                job.future.set_result(job.work())
+            done, _ = self._timed(job, whole, job.work)
+            if isinstance(done, Exception):
+                raise done
+            job.future.set_result(done)
             return
-        way, whole = job.care.way(job.images), range(len(job.batch))
         if job.failed is not None:  # while it was encoded
             _recover()
             job.future.set_result(self._apart(job, whole, job.failed, 0.0))

@@ -166,8 +166,8 @@ class Worker:
                 return NOTHING
             images, valid = [item.prepared for item in items], [item.valid for item in items]
             names = [item.outcome.ref.image_id for item in items]
-            work = partial(self._model.statistics, images, valid)
-            return self._inference.ask(ticket, work, clock, care, names).result()
+            work = partial(self._model.statistics, valid=valid)
+            return self._inference.ask(ticket, images, work, clock, care, names).result()
 
         return norms.of(ref, measure)
 

@@ -367,3 +367,23 @@ def test_a_careful_shard_is_encoded_before_anything_else_enters() -> None:
         future.result(30)
     inference.close()
     assert seen[1] == seen[3] == []
+
+
+def test_something_else_is_done_in_the_models_thread_and_what_it_raises_comes_through() -> None:
+    inference = Inference(at_once(lambda batch: [said(one) for one in batch]), threads=1)
+    care, threads = Care(DecodeLimits()), []
+
+    def values(batch: Sequence[Prepared]) -> list[int]:
+        threads.append(threading.current_thread().name)
+        return [int(one.pixels[0, 0, 0]) for one in batch]
+
+    def fails(batch: Sequence[Prepared]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    batch, names = [item(4), item(9)], ["a", "b"]
+    assert inference.ask(0, batch, values, Clock(), care, names).result() == [4, 9]
+    with pytest.raises(OutOfMemory):
+        inference.ask(0, batch, fails, Clock(), care, names).result()
+    assert len(inference.submit(0, [item(1)], Clock()).result()) == 1
+    inference.close()
+    assert threads == ["model"]
