@@ -145,7 +145,7 @@ def test_two_thresholds_of_a_model_differ_by_what_lies_between(tmp_path: Path) -
         (row["image_id"], row["instance_id"]) for row in between
     }
     assert {row["kind"] for row in rows} == {"lost"}
-    assert said["settings"] == ["detect.score_threshold: 0.5 -> 0.51"]
+    assert said["settings"] == ["detect.score_threshold: 0.8 -> 0.9"]
     same, _ = compare(runs[0], runs[0], tmp_path / "same")
     assert same["empty"]
 
