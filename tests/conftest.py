@@ -82,7 +82,9 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = _free_port()
     log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
     server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+        [sys.executable, str(TESTS / "motoserver.py"), "-H", "127.0.0.1", "-p", str(port)],
+        stdout=log,
+        stderr=log,
     )
     for _ in range(300):
         with socket.socket() as s:

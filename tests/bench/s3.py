@@ -27,7 +27,14 @@ def s3_server(log: IO[bytes] | None = None) -> Iterator[str]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "motoserver.py"),
+        "-H",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
     with tempfile.TemporaryFile() as unread:
         server = subprocess.Popen(command, stdout=log or unread, stderr=log or unread)
         try:
