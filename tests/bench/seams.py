@@ -78,7 +78,6 @@ def main() -> None:
             output, seconds = segment(folder, size, overlap)
             found = compare(output, reference, folder)
             results[f"{size}/{overlap}"] = {**found, "seconds": round(seconds, 1)}
-            print(f"{size}/{overlap}: {results[f'{size}/{overlap}']}", file=sys.stderr, flush=True)
             print(f"{size} px, {overlap} shared: {results[f'{size}/{overlap}']}", file=sys.stderr, flush=True)
     harness.report(
         "seams",
