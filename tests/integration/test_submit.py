@@ -166,15 +166,21 @@ def scraped(cluster: Nodes, output: Path) -> dict[str, float]:
 def test_a_train_job(cluster: Nodes, tmp_path: Path) -> None:
     from jobs.scenes import write_dataset
 
-    truth = write_dataset(tmp_path / "data", range(4), 96)
-    source = {"uri": str(tmp_path / "data" / "images"), "annotations": str(truth)}
+    parts = {"train": range(4), "val": range(4, 6)}
+    data = {
+        name: {
+            "uri": str(tmp_path / name / "images"),
+            "annotations": str(write_dataset(tmp_path / name, seeds, 96)),
+        }
+        for name, seeds in parts.items()
+    }
     spec = tmp_path / "train.yaml"
     spec.write_text(
         json.dumps(
             {
                 "kind": "train",
                 "name": "learn",
-                "data": {"train": source, "val": source},
+                "data": data,
                 "model": {"weights": str(tiny_weights(tmp_path))},
                 "training": {"steps": 2},
                 "augment": {"size": 64},
