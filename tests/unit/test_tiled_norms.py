@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.geo.windows import inside
+from pipeline.manifest import InputSource
 from pipeline.records import ImageRef, Window
 from pipeline.storage import Store, StoreError
 from pipeline.tiled.frozen import FrozenRaster, Part
 from pipeline.tiled.norms import ACROSS, RasterNorms, Statistics, squares_of
 from pipeline.tiled.settings import Tiling
-from tests.rasters import write_raster
+from tests.rasters import write_noise, write_raster
 from tests.tiled import tiled_job
 from tests.tiny import picture, tiny_weights
 
@@ -142,6 +146,35 @@ def test_rows_do_not_depend_on_who_looks_first(wide: Path, tmp_path: Path) -> No
         assert len(list(job.windows.list("_norms/"))) == 1
     assert rows[0] == rows[1]
     assert rows[0][1]
+
+
+def test_an_area_is_not_read_twice_for_its_norms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    write_noise(tmp_path / "in" / "noise.tif", 2048, 64)
+    with rasterio.open(tmp_path / "in" / "noise.tif") as raster:
+        corners = [raster.transform @ at for at in ((600, 600), (1000, 600), (1000, 1000), (600, 600))]
+        crs = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{raster.crs.to_epsg()}"}}
+    area = tmp_path / "area.geojson"
+    area.write_text(json.dumps({"type": "Polygon", "coordinates": [corners], "crs": crs}))
+    read: list[int] = []
+    get_range = Store.get_range
+
+    def counted(self: Store, key: str, *arguments: Any, **named: Any) -> bytes:
+        data = get_range(self, key, *arguments, **named)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(Store, "get_range", counted)
+    bytes_read = {}
+    for norms in ("window", "raster"):
+        tiling = Tiling(size=256, overlap=32, scale=4, norms=norms)
+        source = InputSource(str(tmp_path / "in"), area=str(area))
+        job = tiled_job(source, tmp_path / norms, tiny_weights(tmp_path), tiling=tiling)
+        read.clear()
+        job.do()
+        bytes_read[norms] = sum(read)
+    assert len(list(job.windows.list("_norms/"))) == 1
+    assert 0 < bytes_read["raster"] < 1.1 * bytes_read["window"]
 
 
 def test_windows_have_their_own_when_asked(wide: Path, tmp_path: Path) -> None:
