@@ -109,6 +109,7 @@ def run(
     on_result = _giving_up(on_result, workers)
     store = Store.open(settings.output, settings.output_options)
     run_id = secrets.token_hex(8)
+    workers = min(workers, len(shards))  # more would have nothing to do
     least = min(least or workers, workers)
     with cluster(settings, least, address=address, debug=debug), _telling(RunFlag(store, run_id), stop):
         results = _results(settings, shards, _pool(settings, workers, least), run_id, retry)
