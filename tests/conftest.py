@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-import socket
-import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.motoserver import moto_server
 
 # How long an example takes says how busy the machine is; what hangs is ended by pytest's own limit.
 # A run of the suite is the same each time; HYPOTHESIS_PROFILE=search looks for new examples.
@@ -69,34 +68,11 @@ def odd_images_dir() -> Path:
     return _folder("ODD_IMAGES_DIR", SHARED / "data" / "odd-images")
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a moto S3 server in its own process, spoken to over HTTP."""
-    port = _free_port()
-    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
-    server = subprocess.Popen(
-        [sys.executable, str(TESTS / "motoserver.py"), "-H", "127.0.0.1", "-p", str(port)],
-        stdout=log,
-        stderr=log,
-    )
-    for _ in range(300):
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    else:
-        raise RuntimeError("moto's server did not start")
-    yield f"http://127.0.0.1:{port}"
-    server.terminate()
-    server.wait()
-    log.close()
+    with (tmp_path_factory.mktemp("moto") / "log").open("wb") as log, moto_server(log) as url:
+        yield url
 
 
 @pytest.fixture

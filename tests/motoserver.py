@@ -1,4 +1,4 @@
-"""moto's S3 server whose conditional requests are served one at a time: `python tests/motoserver.py -p PORT`.
+"""moto's S3 server in a process of its own, whose conditional requests are served one at a time.
 
 moto by itself looks whether an object is there and then writes it, and on a busy machine another writer comes
 in between: two then create one object, which no real service allows.
@@ -6,27 +6,64 @@ in between: two then create one object, which no real service allows.
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterable
-from typing import Any
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
 
-import moto.server
-
+SECONDS = 60.0
+"""Until the server must have started."""
 _CONDITIONS = ("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH")
-_one_at_a_time = threading.Lock()
 
 
-class Dispatcher(moto.server.DomainDispatcherApplication):  # type: ignore[misc]
-    """moto's own application, with that lock."""
+@contextmanager
+def moto_server(log: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[str]:
+    """Run one on a free port, and yield its URL; `log` gets a line for each request.
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """Answer a request."""
+    Raises RuntimeError when it does not start.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(Path(__file__).resolve()), "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        _wait(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait(port: int) -> None:
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise RuntimeError("moto's server did not start")
+
+
+def _serve() -> None:
+    import moto.server  # who only starts the server needs none of it
+
+    answer, one_at_a_time = moto.server.DomainDispatcherApplication.__call__, threading.Lock()
+
+    def guarded(application: Any, environ: dict[str, Any], start_response: Any) -> Any:
         if not any(condition in environ for condition in _CONDITIONS):
-            return super().__call__(environ, start_response)  # type: ignore[no-any-return]
-        with _one_at_a_time:
-            return super().__call__(environ, start_response)  # type: ignore[no-any-return]
+            return answer(application, environ, start_response)
+        with one_at_a_time:
+            return answer(application, environ, start_response)
+
+    moto.server.DomainDispatcherApplication.__call__ = guarded
+    moto.server.main()
 
 
 if __name__ == "__main__":
-    moto.server.DomainDispatcherApplication = Dispatcher
-    moto.server.main()
+    _serve()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import boto3
+
+from tests.motoserver import moto_server
 
 BUCKET = "bench"
 
@@ -24,34 +22,16 @@ def s3_server(log: IO[bytes] | None = None) -> Iterator[str]:
 
     `log` gets a line for each request.
     """
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [
-        sys.executable,
-        str(Path(__file__).parents[1] / "motoserver.py"),
-        "-H",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
-    with tempfile.TemporaryFile() as unread:
-        server = subprocess.Popen(command, stdout=log or unread, stderr=log or unread)
-        try:
-            while socket.socket().connect_ex(("127.0.0.1", port)):
-                time.sleep(0.1)
-            os.environ |= {
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-                "AWS_ACCESS_KEY_ID": "bench",
-                "AWS_SECRET_ACCESS_KEY": "bench",
-                "AWS_REGION": "us-east-1",
-                "AWS_DEFAULT_REGION": "us-east-1",
-            }
-            boto3.client("s3").create_bucket(Bucket=BUCKET)
-            yield f"s3://{BUCKET}"
-        finally:
-            server.terminate()
-            server.wait()
+    with moto_server(subprocess.DEVNULL if log is None else log) as url:
+        os.environ |= {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "bench",
+            "AWS_SECRET_ACCESS_KEY": "bench",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield f"s3://{BUCKET}"
 
 
 def put_folder(folder: Path, prefix: str = "") -> None:

@@ -6,11 +6,7 @@ import multiprocessing
 import os
 import queue
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +20,7 @@ from tests.integration.faults.lane import lane
 from tests.integration.faults.play import Result, Stage
 from tests.integration.faults.schedule import Schedule
 from tests.integration.faults.work import Work
+from tests.motoserver import moto_server
 
 Task = tuple[Schedule, str | None]
 """A schedule, and the bug that is planted."""
@@ -78,28 +75,8 @@ def service() -> Iterator[Service]:
         with ceph() as it:
             yield it
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        str(Path(__file__).parents[2] / "motoserver.py"),
-        "-H",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield Service("moto", f"http://127.0.0.1:{port}", "test", "test-secret-value")
-    finally:
-        server.kill()
-        server.wait()
+    with moto_server() as url:
+        yield Service("moto", url, "test", "test-secret-value")
 
 
 def _work(
