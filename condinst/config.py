@@ -27,6 +27,8 @@ DEMO = "demo"
 """Names the weights shipped with the package, wherever weights are asked for."""
 STRIDES = (8, 16, 32, 64, 128)
 """Pixels of network input between neighbouring locations, P3 to P7."""
+SIZE_DIVISOR = 32
+"""Pixels of network input that its edges are multiples of: the stride of P5, whence all finer maps come."""
 
 
 class Part(BaseModel):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from condinst.config import SIZE_DIVISOR
 from condinst.model import CondInst
-from condinst.preprocess import SIZE_DIVISOR
 
 
 class DensePart(nn.Module):

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from condinst.config import InputConfig, ShortestEdge
+from condinst.config import SIZE_DIVISOR, InputConfig, ShortestEdge
 from condinst.transfer import constant
-
-SIZE_DIVISOR = 32
 
 
 @dataclass(frozen=True)

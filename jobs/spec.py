@@ -250,8 +250,9 @@ class TilingSection(Section):
         default=128,
         ge=0,
         le=8192,
-        description="Pixels that neighbouring windows share. Instances up to this size are seen whole by one "
-        "of them; larger ones are put together from their parts. With 0 these stay parts, a row each.",
+        description="Pixels that neighbouring windows share, at least: all begin on multiples of 32 pixels "
+        "of the network's input. Instances up to this size are seen whole by one of them; larger ones are "
+        "put together from their parts. With 0 these stay parts, a row each.",
     )
     resolution: float | None = Field(
         default=None,

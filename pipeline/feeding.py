@@ -166,7 +166,7 @@ class Feeder:
             task.future.set_result(Refused(task.index, _refusal(Outcome(task.ref, Status.FAILED), error)))
         else:
             size = (pixels.rgb.shape[0], pixels.rgb.shape[1])
-            lacking = lacking_data(task.ref, pixels)
+            lacking = lacking_data(pixels)
             outcome = Outcome(task.ref, Status.EMPTY, error=lacking, etag=task.ref.etag, size=size)
             self._hand_on(task, self._prepare_window, task, outcome, pixels, start)
 

@@ -89,8 +89,8 @@ class RasterArea:
         left, top, right, bottom = self.shape.bounds
         return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
-    def windows(self, size: int, overlap: int) -> tuple[Grid, NDArray[np.int64]]:
-        """A grid over the area, and the numbers of its windows that lie in it, rising.
+    def windows(self, size: int, overlap: int, grid: float = 1) -> tuple[Grid, NDArray[np.int64]]:
+        """A grid over the area, as `pipeline.geo.windows` makes it; the numbers of its windows in it, rising.
 
         The grid reaches `overlap` beyond the area, inside the raster, so that what stands on the area's edge
         is seen whole.
@@ -98,8 +98,8 @@ class RasterArea:
         left, top, right, bottom = self.part
         x, y = left - overlap, top - overlap
         around = Window(x, y, right + overlap - x, bottom + overlap - y)
-        grid = windows(self.width, self.height, size, overlap, around)
-        return grid, np.concatenate([np.zeros(0, np.int64), *self._among(grid)])
+        found = windows(self.width, self.height, size, overlap, around, grid)
+        return found, np.concatenate([np.zeros(0, np.int64), *self._among(found)])
 
     def keeps(self, masks: RleMasks) -> NDArray[np.bool_]:
         """(n,) which instances are written: those whose polygon has its point on the surface in the area.

@@ -81,9 +81,9 @@ class Pixels:
     """A window as stored."""
 
     samples: NDArray[Any]
-    """(bands, height, width); zero where the raster ends and where nothing is valid."""
+    """(bands, height, width); zero where nothing is valid."""
     valid: NDArray[np.bool_]
-    """(height, width) false for nodata, masked and transparent pixels, NaN, and beyond the raster."""
+    """(height, width) false for nodata, masked and transparent pixels, and NaN."""
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Raster:
         return table
 
     def read(self, bands: Sequence[int], window: Window, view: View | None = None) -> Pixels:
-        """One window of some bands; padded where it reaches beyond the raster.
+        """One window of some bands; where it reaches beyond the raster, what of it lies inside.
 
         Raises ValueError for a window that lies outside altogether.
         """
@@ -145,15 +145,7 @@ class Raster:
         part = inside(window, view.width, view.height)
         if not part.width or not part.height:
             raise ValueError(f"{window} lies outside {self._data.uri} of {view.width}x{view.height} pixels")
-        samples, valid = self._read(bands, part, view)
-        if (part.width, part.height) == (window.width, window.height):
-            return Pixels(samples, valid)
-        rows = slice(part.y - window.y, part.y - window.y + part.height)
-        columns = slice(part.x - window.x, part.x - window.x + part.width)
-        padded = np.zeros((len(bands), window.height, window.width), samples.dtype)
-        within = np.zeros((window.height, window.width), np.bool_)
-        padded[:, rows, columns], within[rows, columns] = samples, valid
-        return Pixels(padded, within)
+        return Pixels(*self._read(bands, part, view))
 
     def close(self) -> None:
         """Let go of GDAL's datasets, now and when the reads under way are done."""

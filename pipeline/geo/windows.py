@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from pipeline.records import Window
 
 BAND = 32
 """Rows of windows a band has: a shard of 1,000 windows is then about as wide as it is high."""
+_ROUNDING = 1e-6
+"""What is nearer to a whole number is one."""
 
 
 class Borders(NamedTuple):
@@ -70,12 +73,18 @@ class Grid:
         return min(BAND, len(self.tops) - band * BAND)
 
 
-def windows(width: int, height: int, size: int, overlap: int, area: Window | None = None) -> Grid:
+def windows(
+    width: int, height: int, size: int, overlap: int, area: Window | None = None, grid: float = 1
+) -> Grid:
     """Cut a raster of `width` x `height` pixels into windows of `size` x `size` that overlap by `overlap`.
 
-    They lie at even distances from the top left, the last of a row and of a column shifted inward. Only
-    where the raster is smaller than `size` do they reach beyond it, and are to be padded. With `area`, they
-    cover that part of the raster alone; where it is smaller than `size` it is widened, inside the raster.
+    They lie at even distances from the top left, the last of a row and of a column shifted inward. With
+    `area`, they cover that part of the raster alone; where it is smaller than `size` it is widened.
+
+    All begin on multiples of `grid` pixels, because of a network's strides: it says other things of a picture
+    that lies otherwise under its coarsest maps. So they overlap by `overlap` or by less than a `grid` more,
+    and the last may reach less than a `grid` beyond the raster. Otherwise only windows larger than the raster
+    do. Windows whose distance is less than a `grid` lie anywhere.
 
     Raises ValueError for sizes that cannot be, and for an area outside the raster.
     """
@@ -90,16 +99,26 @@ def windows(width: int, height: int, size: int, overlap: int, area: Window | Non
         right, bottom = min(width, area.x + area.width), min(height, area.y + area.height)
         if left >= right or top >= bottom:
             raise ValueError(f"{area} lies outside the raster of {width}x{height} pixels")
-    stride = size - overlap
-    return Grid(_starts(left, right, width, size, stride), _starts(top, bottom, height, size, stride), size)
+    if size - overlap < grid - _ROUNDING:
+        grid = 1
+    lefts = _starts(left, right, width, size, overlap, grid)
+    return Grid(lefts, _starts(top, bottom, height, size, overlap, grid), size)
 
 
-def _starts(begin: int, end: int, length: int, size: int, stride: int) -> Sequence[int]:
+def _starts(begin: int, end: int, length: int, size: int, overlap: int, grid: float) -> Sequence[int]:
     """Where windows begin that cover [begin, end) of an axis of `length` pixels."""
-    if end - begin <= size:
-        return (max(0, min(begin, length - size)),)
-    before = range(begin, end - size, stride)
-    return (*before, end - size)
+    first = _floor(max(0, min(begin, length - size)) / grid)
+    last = max(first, _ceil((end - size) / grid))
+    step = _floor((size - overlap) / grid)
+    return tuple(_ceil(place * grid) for place in (*range(first, last, step), last))
+
+
+def _floor(value: float) -> int:
+    return math.floor(value + _ROUNDING)
+
+
+def _ceil(value: float) -> int:
+    return math.ceil(value - _ROUNDING)
 
 
 def inside(window: Window, width: int, height: int) -> Window:

@@ -12,6 +12,7 @@ from pipeline.childdecode import PIXELS, REQUEST
 from pipeline.children import Children, NoAnswer, Pipes, refusal
 from pipeline.decode import DecodeLimits
 from pipeline.geo.ranges import Ranged
+from pipeline.geo.windows import inside
 from pipeline.records import Window
 from pipeline.tiled.childread import FROZEN, RANGE, STRETCH
 from pipeline.tiled.frozen import FrozenRaster, read_frozen
@@ -41,16 +42,17 @@ class RasterChildren:
         """
         place = [window.x, window.y, window.width, window.height]
         asked = {"raster": raster.to_json(), "window": place}
-        return self._children.ask(lambda pipes: _window(pipes, data, asked, window))
+        part = inside(window, raster.width, raster.height)
+        return self._children.ask(lambda pipes: _window(pipes, data, asked, part))
 
     def inspect(self, data: Ranged, tiling: Tiling) -> FrozenRaster:
         """`look_at` a raster's bytes, in a child; raises as `window`."""
         return self._children.ask(lambda pipes: _inspected(pipes, data, {"tiling": asdict(tiling)}))
 
 
-def _window(pipes: Pipes, data: Ranged, asked: Mapping[str, object], window: Window) -> WindowPixels:
+def _window(pipes: Pipes, data: Ranged, asked: Mapping[str, object], part: Window) -> WindowPixels:
     kind, height, width, size = _answered(pipes, data, asked)
-    if kind != PIXELS or (height, width) != (window.height, window.width) or size != 4 * height * width:
+    if kind != PIXELS or (height, width) != (part.height, part.width) or size != 4 * height * width:
         raise refusal(pipes, kind, size)
     rgb, valid = np.empty((height, width, 3), np.uint8), np.empty((height, width), np.uint8)
     pipes.fill(rgb.data.cast("B"))

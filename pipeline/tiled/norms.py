@@ -44,7 +44,7 @@ class RasterNorms:
 
     def __init__(self, store: Store, scale: float) -> None:
         """`store` is the windows' output; `scale` pixels of the network's input for each of a window."""
-        self._store, self._side = store, max(1, round(SIDE / scale))
+        self._store, self._scale = store, scale
         self._found: OrderedDict[str, Statistics] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -66,12 +66,12 @@ class RasterNorms:
 
     def _find(self, key: str, ref: ImageRef, measure: Measure) -> Statistics:
         raster = read_frozen(ref.raster or "{}")
-        squares = squares_of(raster, self._side)
-        if len(squares) <= SMALL:
+        if not are_raster_wide(raster, self._scale):
             return NOTHING
         standing = self._read(key)
         if standing is not None:
             return standing
+        squares = squares_of(raster, self._scale)
         return self._decide(key, measure([_square(ref, square) for square in squares]))
 
     def _read(self, key: str) -> Statistics | None:
@@ -93,8 +93,14 @@ class RasterNorms:
         return found
 
 
-def squares_of(raster: FrozenRaster, side: int) -> list[Window]:
+def are_raster_wide(raster: FrozenRaster, scale: float) -> bool:
+    """Whether a raster's windows share statistics: not where it, or what of it is of interest, is small."""
+    return len(squares_of(raster, scale)) > SMALL
+
+
+def squares_of(raster: FrozenRaster, scale: float) -> list[Window]:
     """Squares of what is of interest in a raster, at most `ACROSS` by `ACROSS`, at even distances."""
+    side = max(1, round(SIDE / scale))
     left, top, right, bottom = raster.part or (0, 0, raster.width, raster.height)
     columns = _starts(left, right, raster.width, side)
     rows = _starts(top, bottom, raster.height, side)

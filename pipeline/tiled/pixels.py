@@ -17,11 +17,11 @@ from pipeline.tiled.frozen import FrozenRaster
 
 @dataclass(frozen=True)
 class WindowPixels:
-    """One window, padded where the raster is smaller."""
+    """What of one window lies in its raster."""
 
     rgb: Rgb
     valid: NDArray[np.bool_] | None
-    """(height, width) false for nodata and beyond the raster; None where all is data."""
+    """(height, width) false for nodata; None where all is data."""
 
 
 def window_pixels(raster: Raster, frozen: FrozenRaster, window: Window) -> WindowPixels:

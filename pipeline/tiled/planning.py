@@ -33,6 +33,7 @@ from pipeline.tiled.children import RasterChildren
 from pipeline.tiled.frozen import FrozenRaster, Part
 from pipeline.tiled.groups import groups
 from pipeline.tiled.inspect import Inspector
+from pipeline.tiled.norms import are_raster_wide
 from pipeline.tiled.settings import Tiling
 
 INSPECTORS = 4
@@ -228,12 +229,22 @@ class _Freezing:
         """Which windows of a raster are read, and what of it is of interest; None where nothing is."""
         size, overlap = self._tiling.size, self._tiling.overlap
         if ref.source not in self._areas:
-            grid = windows(raster.width, raster.height, size, overlap)
-            return (grid, np.arange(len(grid))), None
+            whole = windows(raster.width, raster.height, size, overlap, grid=self._step(raster))
+            return (whole, np.arange(len(whole))), None
         if raster.georef is None:
             raise ValueError("an `area` was asked for, and the image does not say where it lies")
         area = on_raster(self._areas, ref.source, raster)
-        return None if area is None else (area.windows(size, overlap), area.part)
+        if area is None:
+            return None
+        return area.windows(size, overlap, self._step(replace(raster, part=area.part))), area.part
+
+    def _step(self, raster: FrozenRaster) -> float:
+        """Pixels on whose multiples the raster's windows begin.
+
+        Those that have their own norms lie anywhere: what is padded beyond the raster would change these.
+        """
+        wide = self._tiling.norms == "raster" and are_raster_wide(raster, self._tiling.scale)
+        return self._tiling.grid if wide else 1
 
     def _put(self, cut: Cut) -> int:
         """Write a raster's row and its windows; returns what it weighs in a shard."""

@@ -48,8 +48,8 @@ class WindowReader:
     def read(
         self, ref: ImageRef, limits: DecodeLimits, decode: Decode, elsewhere: Elsewhere | None = None
     ) -> WindowPixels:
-        """A window as planned; `decode` is what decodes a photograph, `elsewhere` what reads a raster, if
-        this process is not to.
+        """A window as planned, or what of it lies in its raster; `decode` is what decodes a photograph,
+        `elsewhere` what reads a raster, if this process is not to.
 
         Raises InputRejected for this window alone: `nodata` where nothing in it is data, `missing` when the
         raster is gone, forbidden or changed, or whatever reading says. Raises Unavailable when its store
@@ -84,13 +84,7 @@ class WindowReader:
             raise InputRejected(Status.UNSUPPORTED, f"decoded to {decoded} pixels, its header says {said}")
         part = inside(window, frozen.width, frozen.height)
         rows, columns = slice(part.y, part.y + part.height), slice(part.x, part.x + part.width)
-        if (part.width, part.height) == (window.width, window.height):
-            return WindowPixels(np.ascontiguousarray(rgb[rows, columns]), None)
-        padded = np.zeros((window.height, window.width, 3), np.uint8)
-        valid = np.zeros((window.height, window.width), np.bool_)
-        padded[: part.height, : part.width] = rgb[rows, columns]
-        valid[: part.height, : part.width] = True
-        return WindowPixels(padded, valid)
+        return WindowPixels(np.ascontiguousarray(rgb[rows, columns]), None)
 
     def _fetched(self, ref: ImageRef, limits: DecodeLimits) -> bytes:
         with paused():
@@ -105,19 +99,15 @@ class WindowReader:
         return found
 
 
-def lacking_data(ref: ImageRef, pixels: WindowPixels) -> str | None:
+def lacking_data(pixels: WindowPixels) -> str | None:
     """In words, how much of what a window has of its raster is nodata, where a thing could hide in it.
 
     The window's row says so: where it found nothing there may be something all the same. None where all is
     data, but for specks: pixels that happen to have the nodata value.
     """
-    assert ref.window is not None
-    assert ref.raster is not None
     if pixels.valid is None:
         return None
-    raster = read_frozen(ref.raster)
-    part = inside(ref.window, raster.width, raster.height)
-    nodata = ~pixels.valid[: part.height, : part.width]
+    nodata = ~pixels.valid
     rows, columns = (side // GAP for side in nodata.shape)
     blocks = nodata[: rows * GAP, : columns * GAP].reshape(rows, GAP, columns, GAP)
     if not blocks.all(axis=(1, 3)).any():

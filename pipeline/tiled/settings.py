@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from condinst.config import SIZE_DIVISOR
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -31,6 +33,11 @@ class Tiling:
     """Whose statistics the head's norms take: the `raster`'s, or each `window`'s own."""
     crs: str | None = None
     """CRS of the geometries; None for that of the rasters."""
+
+    @property
+    def grid(self) -> float:
+        """Pixels of a window between two places that lie alike under the network's maps."""
+        return SIZE_DIVISOR / self.scale
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Tiling:

@@ -14,6 +14,9 @@ from pipeline.records import Window
 SIDES = st.integers(1, 5000)
 
 
+GRIDS = st.sampled_from([1.0, 32.0, 16.0, 64.0, 32 / 0.3, 32 / 0.7])
+
+
 @st.composite
 def cuts(draw: st.DrawFn) -> tuple[int, int, int, int]:
     size = draw(st.integers(1, 700))
@@ -27,39 +30,50 @@ def covered(starts: list[int], size: int, begin: int, end: int, overlap: int) ->
     return starts[0] <= begin and starts[-1] + size >= end and steps
 
 
-@given(cuts())
+@given(cuts(), GRIDS)
 def test_windows_cover_the_raster_with_one_size_and_at_least_the_overlap(
-    cut: tuple[int, int, int, int],
+    cut: tuple[int, int, int, int], step: float
 ) -> None:
     width, height, size, overlap = cut
-    grid = windows(*cut)
+    grid = windows(*cut, grid=step)
     assert covered(list(grid.lefts), size, 0, width, overlap)
     assert covered(list(grid.tops), size, 0, height, overlap)
     for number in {0, len(grid) // 2, len(grid) - 1}:
         window = grid[number]
         assert (window.width, window.height) == (size, size)
-        # Never outside, except where the raster is smaller than a window.
+        # Outside by less than the grid, except where the raster is smaller than a window.
         assert window.x >= 0
         assert window.y >= 0
-        assert window.x + size <= max(width, size)
-        assert window.y + size <= max(height, size)
+        assert window.x + size < max(width, size) + step
+        assert window.y + size < max(height, size) + step
 
 
-@given(cuts(), st.data())
+@given(cuts(), GRIDS, st.integers(0, 4000))
+def test_windows_lie_on_the_grid_whatever_the_area(
+    cut: tuple[int, int, int, int], step: float, x: int
+) -> None:
+    width, _, size, overlap = cut
+    grid = windows(*cut, Window(min(x, width - 1), 0, 900, 900), step)
+    if size - overlap >= step:
+        assert all(min(left % step, -left % step) < 1 for left in grid.lefts)
+        assert all(after - before > size - overlap - step for before, after in pairwise(grid.lefts[:-1]))
+
+
+@given(cuts(), GRIDS, st.data())
 def test_an_area_is_covered_from_inside_the_raster(
-    cut: tuple[int, int, int, int], data: st.DataObject
+    cut: tuple[int, int, int, int], step: float, data: st.DataObject
 ) -> None:
     width, height, size, overlap = cut
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     area = Window(x, y, data.draw(st.integers(1, 6000)), data.draw(st.integers(1, 6000)))
-    grid = windows(*cut, area)
+    grid = windows(*cut, area, step)
     part = inside(area, width, height)
     assert covered(list(grid.lefts), size, part.x, part.x + part.width, overlap)
     assert covered(list(grid.tops), size, part.y, part.y + part.height, overlap)
     # What lies beyond the area is there only to make a window whole.
-    assert grid.lefts[-1] + size <= max(part.x + part.width, min(part.x, width - size) + size, size)
+    assert grid.lefts[-1] + size < max(part.x + part.width, min(part.x, width - size) + size, size) + step
     assert grid.lefts[0] >= 0
-    assert grid.lefts[-1] + size <= max(width, size)
+    assert grid.lefts[-1] + size < max(width, size) + step
 
 
 @given(st.integers(1, 200), st.integers(1, 200))

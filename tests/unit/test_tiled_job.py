@@ -149,9 +149,7 @@ def test_a_window_says_how_much_of_it_is_nodata_but_for_specks(tiny: Path, tmp_p
     job = tiled_job(folder, tmp_path / "out", tiny, tiling=Tiling(size=128, overlap=0))
     job.do()
     first, second = tables.open(job.windows.uri).images().to_pylist()
-    assert first["error"] == "1,920 of its pixels are nodata", (
-        "what is padded beyond the raster does not count"
-    )
+    assert first["error"] == "1,920 of its pixels are nodata", "what lies beyond the raster does not count"
     assert second["error"] is None
     assert job.run.images()["error"].null_count == 2
 

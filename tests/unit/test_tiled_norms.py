@@ -62,7 +62,7 @@ def _looked_at(draw: st.DrawFn) -> FrozenRaster:
 
 @given(_looked_at())
 def test_squares_lie_in_the_raster_and_on_what_is_of_interest(raster: FrozenRaster) -> None:
-    squares = squares_of(raster, SIDE)
+    squares = squares_of(raster, 512 / SIDE)
     left, top, right, bottom = raster.part or (0, 0, raster.width, raster.height)
     assert 1 <= len(squares) == len(set(squares)) <= ACROSS**2
     for square in squares:
