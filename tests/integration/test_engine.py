@@ -52,11 +52,20 @@ def assert_equal_rows(job: Job, reference: Job) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("storage", ["disk", "s3"])
+@pytest.mark.parametrize(
+    ("storage", "engine"),
+    [
+        ("disk", "local"),
+        ("s3", "local"),
+        ("disk", "one worker"),
+        ("s3", "two workers"),
+        pytest.param("s3", "one worker", marks=pytest.mark.cluster),
+        pytest.param("disk", "two workers", marks=pytest.mark.cluster),
+    ],
+)
 def test_rows_are_equal_on_every_engine_and_storage(
-    engine: str,
     storage: str,
+    engine: str,
     images: Path,
     weights: Path,
     tmp_path: Path,

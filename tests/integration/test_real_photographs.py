@@ -47,7 +47,7 @@ def test_every_photograph_has_its_row(photographs: Path, reference: Job) -> None
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.cluster), 2])
 def test_ray_on_s3_gives_the_rows_of_disk_in_process(
     workers: int, photographs: Path, reference: Job, s3_bucket: str
 ) -> None:

@@ -66,7 +66,7 @@ def actors_of(folder: str) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.cluster)])
 def test_a_killed_driver_leaves_what_is_committed_and_the_next_does_the_rest(
     workers: int,
     images: Path,

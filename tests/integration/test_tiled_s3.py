@@ -72,7 +72,7 @@ def reference(bucket: str, weights: Path) -> tuple[pa.Table, pa.Table]:
     return job.rows()
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [pytest.param(n, marks=pytest.mark.cluster) for n in (1, 2)] + [4])
 def test_rows_are_equal_for_any_number_of_workers(
     bucket: str, weights: Path, reference: tuple[pa.Table, pa.Table], workers: int
 ) -> None:
