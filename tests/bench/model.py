@@ -15,7 +15,6 @@ from condinst import rle
 from condinst.config import DetectConfig, ModelConfig
 from condinst.instances import Instances
 from condinst.model import CondInst
-from tests.bench.gpu_model import run as run_on_gpu
 from tests.bench.harness import measure_pair, report
 from tests.bench.procedure import Found, reference
 
@@ -83,6 +82,10 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=32)
     given = options.parse_args()
     if given.device == "cuda":
+        from tests.bench.gpu_model import (
+            run as run_on_gpu,  # needs the pipeline, which not all who import this have
+        )
+
         run_on_gpu(diamonds, diamonds().prepare(picture()), given.batch)
     else:
         on_cpu()

@@ -1,9 +1,12 @@
 """How training scales from one worker to two, on one machine: the same steps, of which each does half.
 
+Beside them two trainings of one worker each at the same time, which have nothing to do with each other: what
+the machine gives two processes.
+
     python -m tests.bench.trainscale --steps 24 --repeats 2
 
 `condinst train` on Ray Train over gloo, a core a worker, images and labels in an S3 server in a process of
-its own; one worker and two in turn. A step's time is what the run itself tells in its log, the first ones
+its own; the three in turn. A step's time is what the run itself tells in its log, the first ones
 left out. Prints one JSON line.
 """
 
@@ -16,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.scenes.dataset import write_dataset
@@ -27,8 +31,10 @@ WARM = 4
 """Steps that do not count: threads start, memory is laid out."""
 
 
-def step_seconds(folder: Path, uri: str, workers: int, asked: argparse.Namespace) -> list[float]:
-    """Train anew; returns the seconds of each step that counts."""
+def begin(
+    folder: Path, uri: str, workers: int, asked: argparse.Namespace
+) -> tuple[Path, subprocess.Popen[bytes]]:
+    """Start a training; returns where it writes, and its process."""
     output = Path(tempfile.mkdtemp(dir=folder))
     images = {"uri": f"{uri}/images", "annotations": f"{uri}/truth.json"}
     spec = {
@@ -45,10 +51,23 @@ def step_seconds(folder: Path, uri: str, workers: int, asked: argparse.Namespace
     }
     path = output.with_suffix(".yaml")
     path.write_text(json.dumps(spec))
-    subprocess.run([sys.executable, DRIVER, path], check=True, stdout=subprocess.DEVNULL, env=environment())
-    lines = [
-        line for log in sorted((output / "log").glob("*.jsonl")) for line in log.read_text().splitlines()
-    ]
+    return output, subprocess.Popen(
+        [sys.executable, DRIVER, path], stdout=subprocess.DEVNULL, env=environment()
+    )
+
+
+def rate(folder: Path, uri: str, groups: Sequence[int], asked: argparse.Namespace) -> float:
+    """Images a second of trainings at the same time, each of so many workers, together."""
+    started = [begin(folder, uri, workers, asked) for workers in groups]
+    if any(process.wait() for _, process in started):
+        raise RuntimeError("a training ended badly")
+    return sum(asked.batch / statistics.median(seconds(output)) for output, _ in started)
+
+
+def seconds(output: Path) -> list[float]:
+    """Of each step that counts."""
+    logs = sorted((output / "log").glob("*.jsonl"))
+    lines = [line for log in logs for line in log.read_text().splitlines()]
     return [json.loads(line)["seconds"] for line in lines[WARM:]]
 
 
@@ -62,20 +81,21 @@ def main() -> None:
     for name, default in (("steps", 24), ("repeats", 2), ("batch", 8), ("size", 320)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
-    seconds: dict[int, list[float]] = {1: [], 2: []}
+    cases: dict[str, tuple[int, ...]] = {"one worker": (1,), "two workers": (2,), "two trainings": (1, 1)}
+    found: dict[str, list[float]] = {name: [] for name in cases}
     with tempfile.TemporaryDirectory() as scratch, s3_server() as uri:
         write_dataset(Path(scratch) / "in", range(40), 640)
         put_folder(Path(scratch) / "in")
         for _ in range(asked.repeats):
-            for workers, found in seconds.items():
-                found += step_seconds(Path(scratch), uri, workers, asked)
-    rates = {workers: asked.batch / statistics.median(found) for workers, found in seconds.items()}
+            for name, groups in cases.items():
+                found[name].append(rate(Path(scratch), uri, groups, asked))
     figures = {
         "views": f"{asked.batch} x {asked.size} px",
-        "steps": len(seconds[1]),
-        "images_per_second": {workers: round(rate, 3) for workers, rate in rates.items()},
+        "steps": asked.steps - WARM,
+        "images_per_second": {name: [round(value, 2) for value in values] for name, values in found.items()},
     }
-    report("trainscale", rates[2] / rates[1], figures)
+    best = {name: statistics.median(values) for name, values in found.items()}
+    report("trainscale", best["two workers"] / best["one worker"], figures)
 
 
 if __name__ == "__main__":
