@@ -32,6 +32,11 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def any_of(mine: bool, device: torch.device) -> bool:
+    """Whether any process says so; every process must ask."""
+    return mine if world() == 1 else bool(total(torch.tensor(float(mine), device=device)) > 0)
+
+
 def gather(values: Tensor) -> Tensor:
     """The (n,) values of all processes, in their order; n may differ."""
     if world() == 1:

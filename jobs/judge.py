@@ -52,6 +52,11 @@ class Judge:
         """Of training until now, in all runs."""
         return round(self._before + time.monotonic() - self._began, 1)
 
+    def is_due(self, training: Training) -> bool:
+        """Whether a step is to be measured, and was not yet."""
+        before = self.measured[-1]["step"] if self.measured else 0
+        return training.config.measure_at(training.step) and before < training.step
+
     def measure(self, training: Training) -> CondInst:
         """Measure the averaged model of a step and put its weights; returns it."""
         model = training.averaged()

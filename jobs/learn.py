@@ -6,6 +6,7 @@ import hashlib
 import logging
 import secrets
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,11 @@ from pipeline.samples import Samples, SampleSource
 from pipeline.storage import Store, StoreOptions
 from pipeline.weights import fetch_weights
 
-__all__ = ["SUMMARY_KEY", "Material", "learn", "material"]
+__all__ = ["SUMMARY_KEY", "Halted", "Material", "learn", "material"]
+
+
+class Halted(Exception):
+    """The training ended after a step, as it was asked to; its checkpoint is put."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,15 @@ def _warn(console: Console, text: str) -> None:
     structured.event("warning", logging.WARNING, message=text)
 
 
-def learn(spec: TrainSpec, given: Material, console: Console) -> None:
+def learn(
+    spec: TrainSpec, given: Material, console: Console, stopping: Callable[[], bool] = lambda: False
+) -> None:
     """Train from the last checkpoint, or from the start, to the end; the first process writes the output.
 
-    Raises FloatingPointError when training diverges, and what reading images and writing the output raise.
+    `stopping` is asked after each step: where any process is told to stop, all do, with a checkpoint of it.
+
+    Raises Halted then, FloatingPointError when training diverges, and what reading images and writing the
+    output raise.
     """
     torch.set_num_threads(spec.workers.cpus if spec.workers else spec.threads)
     store = Store.open(spec.output.uri, options_of(spec.output))
@@ -114,13 +124,23 @@ def learn(spec: TrainSpec, given: Material, console: Console) -> None:
         world=parallel.world(),
         threads=spec.decoders,
     )
-    fit(training, training.criterion, batches, spec.training, log.step, keeper)
+
+    def stepped(step: int, terms: dict[str, float]) -> None:
+        log.step(step, terms)
+        if step < spec.training.steps and parallel.any_of(stopping(), given.model.device):
+            keeper.put(training)
+            raise Halted(f"step {step:,}")
+
+    fit(training, training.criterion, batches, spec.training, stepped, keeper)
     if parallel.rank() == 0:
         log.conclude(judge.measured, parallel.world())
 
 
 class _Keeper:
-    """Measures where it is time to, and puts the checkpoint after that."""
+    """Measures where it is time to, and puts the checkpoint after that.
+
+    Where measuring fails the checkpoint is put all the same, and who goes on from it measures first.
+    """
 
     def __init__(self, spec: TrainSpec, store: Store, judge: Judge, log: TrainLog) -> None:
         self._spec, self._judge, self._log = spec, judge, log
@@ -139,15 +159,20 @@ class _Keeper:
         self._log.resume(training.step)
         console.print(f"going on from step {training.step:,}", highlight=False)
         structured.event("resumed", step=training.step)
+        if self._judge.is_due(training):
+            self._measure(training)
 
     def __call__(self, training: Training) -> None:
-        model = None
-        if training.config.measure_at(training.step):
-            model = self._judge.measure(training)
+        try:
+            if self._judge.is_due(training):
+                self._measure(training)
+        finally:
+            self.put(training)
+
+    def put(self, training: Training) -> None:
+        """The checkpoint of a step, and the log up to it."""
         if parallel.rank() > 0:
             return
-        if model is not None:
-            self._log.measured(self._judge.measured[-1], self._judge.exam.examples(model, self._spec.samples))
         self._log.flush()
         state = {
             "counters": training.counters(),
@@ -156,6 +181,12 @@ class _Keeper:
         }
         self._checkpoints.put(training.step, training.tensors(), state)
         structured.event("checkpoint", step=training.step)
+
+    def _measure(self, training: Training) -> None:
+        model = self._judge.measure(training)
+        if parallel.rank() == 0:
+            examples = self._judge.exam.examples(model, self._spec.samples)
+            self._log.measured(self._judge.measured[-1], examples)
 
 
 def _lineage(spec: TrainSpec, given: Material) -> dict[str, str]:

@@ -5,14 +5,12 @@ Of a training both are for one run: its output does not say what runs took that 
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Timer
-from types import FrameType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from jobs.conventions import JobSpec
 from jobs.errors import ExitCode, Interrupted
@@ -20,9 +18,6 @@ from jobs.progress import duration
 from jobs.quantities import seconds
 from jobs.stopping import Stop
 from jobs.tally import Tally
-
-if TYPE_CHECKING:
-    from jobs.train_spec import TrainSpec
 
 HOUR = 3600.0
 
@@ -84,32 +79,3 @@ class Limits:
         message = f"the job has taken its max_gpu_hours, {self.max_gpu_hours:g}; {remedy}"
         reason = Interrupted(message, ExitCode.LIMIT)
         return Timer(left * HOUR / gpus, stop.ask, [reason], {"patient": True})
-
-
-@contextmanager
-def training_limit(spec: TrainSpec) -> Iterator[None]:
-    """Inside, training: raise Interrupted in it when a limit is reached. What was measured stays written."""
-    limits = Limits.of(spec)
-    longest = [limits.timeout] if limits.timeout is not None else []
-    if limits.max_gpu_hours is not None and spec.device == "cuda":
-        gpus = 1 if spec.workers is None else spec.workers.count * spec.workers.gpus
-        longest.append(limits.max_gpu_hours * HOUR / gpus)
-    if not longest:
-        yield
-        return
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        which = "timeout" if min(longest) == limits.timeout else "max_gpu_hours"
-        raise Interrupted(
-            f"training took longer than {which} allows, {duration(min(longest))}; {spec.output.uri} keeps "
-            "the weights that were measured",
-            ExitCode.LIMIT,
-        )
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, min(longest))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -7,6 +7,7 @@ with them Ray Train runs the same `learn` in each.
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,9 +15,11 @@ from rich.markup import escape
 from condinst import weights
 from jobs import structured
 from jobs.errors import Incomplete, JobError
-from jobs.learn import SUMMARY_KEY, Material, learn, material
+from jobs.learn import SUMMARY_KEY, Halted, Material, learn, material
+from jobs.limits import Limits
 from jobs.quantities import size
 from jobs.resolve import options_of
+from jobs.stopping import Stop, stop_on_signals
 from jobs.train_record import claim, placed, settled, standing
 from jobs.train_spec import TrainSpec, TrainWorkersSection
 from jobs.train_worker import work
@@ -32,9 +35,10 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
 
     Of a training that is done already only the measurement. Raises Refused where the output holds another
     training, JobError for data and weights that do not fit the spec and for a training that diverges,
-    SampleError, WeightsError, StoreError, ClusterTooSmall, CheckpointError, and Incomplete when the workers
-    died too often.
+    SampleError, WeightsError, StoreError, ClusterTooSmall, CheckpointError, Interrupted after a signal or at
+    a limit, with a checkpoint of the last step, and Incomplete when the workers died too often.
     """
+    limits = Limits.of(spec)
     console = console or structured.console()
     spec = placed(spec)
     _check_device(spec)
@@ -48,36 +52,44 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
         console.print(f"{escape(store.uri)} holds this training, and it is done", soft_wrap=True)
     else:
         _announce(spec, given, console)
-        _train(spec, given, console)
+        _train(spec, given, limits, console)
     found: dict[str, object] = json.loads(store.get("best.json"))
     console.print(f"weights in {escape(store.join('best.safetensors'))}", soft_wrap=True)
     structured.event("complete", output=store.uri, **{key: found.get(key) for key in TOLD})
     return found
 
 
-def _train(spec: TrainSpec, given: Material, console: Console) -> None:
+def _train(spec: TrainSpec, given: Material, limits: Limits, console: Console) -> None:
+    stop = Stop(f"{spec.output.uri} keeps its last checkpoint: run the same command again to go on from it")
     try:
         if spec.workers is None:
-            learn(spec, given, console)
-            return
-        run_group(
-            work,
-            {
-                "spec": spec.model_dump_json(),
-                "digests": given.digests,
-                "start": given.start,
-                "width": console.width,
-                "json": structured.is_on(),
-            },
-            _group(spec, spec.workers),
-            structured.relay
-            if structured.is_on()
-            else lambda text: console.out(text, end="", highlight=False),
-        )
+            with stop_on_signals(stop), limits.watch(stop, float(spec.device == "cuda")):
+                learn(spec, given, console, stop)
+        else:
+            with limits.watch(stop, spec.workers.count * spec.workers.gpus):
+                _with_workers(spec, spec.workers, given, stop, console)
+    except Halted:
+        stop.raise_if_set()
+        raise
     except FloatingPointError as error:
         raise JobError(f"training diverged: {error}; lower training.learning_rate") from None
     except WorkersFailed as error:
         raise Incomplete(f"{error}\nrun the same command again to go on from the last checkpoint") from None
+
+
+def _with_workers(
+    spec: TrainSpec, workers: TrainWorkersSection, given: Material, stop: Stop, console: Console
+) -> None:
+    payload = {
+        "spec": spec.model_dump_json(),
+        "digests": given.digests,
+        "start": given.start,
+        "width": console.width,
+        "json": structured.is_on(),
+    }
+    as_text = partial(console.out, end="", highlight=False)
+    say = structured.relay if structured.is_on() else as_text
+    run_group(work, payload, _group(spec, workers), say, stop=stop, watching=lambda: stop_on_signals(stop))
 
 
 def _group(spec: TrainSpec, own: TrainWorkersSection) -> Group:

@@ -30,7 +30,7 @@ def work(payload: dict[str, Any]) -> None:
     console = Console(file=relay, width=payload["width"], quiet=as_json or not first)
     given = material(spec, Console(quiet=True), _device(spec), payload["start"])
     _require_same(given, payload["digests"])
-    learn(spec, given, console)
+    learn(spec, given, console, payload["stopping"])
 
 
 def _require_same(given: Material, digests: dict[str, str]) -> None:

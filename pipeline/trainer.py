@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ NODE_WAIT = 1800.0
 """Seconds that a group may wait for room: a node that is gone may not come back."""
 _SAY_EVERY = 60.0
 """Seconds without a sign of life between two words about it."""
-_SIGN_EVERY = 5.0
+_SIGN_EVERY = 2.0
 _POLL = 0.5
 _ENDING = 30.0
 """Seconds that Ray Train's thread gets to end once Ray has: left in its code, it could abort the exit."""
@@ -77,12 +77,18 @@ def run_group(
     say: Callable[[str], None],
     *,
     address: str | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    watching: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Run `work(payload)` in every worker, to its end; on a Ray cluster that is joined or started.
 
-    The payload also gets `mailbox`: what a worker posts there (`post`) is said here. Raises ClusterTooSmall,
-    the workers' own exception where it is one that a person can put right, FloatingPointError, and otherwise
-    WorkersFailed; that too when no worker has been at work for `NODE_WAIT` seconds.
+    The payload also gets `mailbox`: what a worker posts there (`post`) is said here; and `stopping`, a
+    function that says, within seconds, whether `stop` said here that the work is to end. `watching` is around
+    it all once there is a cluster, whose start takes over the handling of signals.
+
+    Raises ClusterTooSmall, the workers' own exception where it is one that a person can put right,
+    FloatingPointError, and otherwise WorkersFailed; that too when no worker has been at work for `NODE_WAIT`
+    seconds.
     """
     least = group.least or group.count
     with ExitStack() as last, cluster(group, least, address=address, spare=0):
@@ -99,9 +105,12 @@ def run_group(
         )
         runner.start()
         last.callback(runner.join, _ENDING)  # after the cluster, which an interrupt leaves while it works
+        last.enter_context(watching())
         patience = Patience(least)
         alive = True
         while alive:
+            if stop():
+                mailbox.stop.remote()
             runner.join(_POLL)
             alive = runner.is_alive()  # before the last words are taken
             texts, idle = ray.get(mailbox.take.remote())
@@ -119,17 +128,23 @@ def post(mailbox: Any, text: str) -> None:
 
 
 class _Mailbox:
-    """Words on their way to the driver, in order, and when a worker last gave a sign of life."""
+    """Words on their way to the driver, in order; when a worker last gave a sign of life; when to end."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._sign = time.monotonic()
+        self._ending = False
 
     def put(self, text: str) -> None:
         self._texts.append(text)
 
-    def sign(self) -> None:
+    def sign(self) -> bool:
+        """Take a sign of life; returns whether the work is to end."""
         self._sign = time.monotonic()
+        return self._ending
+
+    def stop(self) -> None:
+        self._ending = True
 
     def take(self) -> tuple[list[str], float]:
         """The words, and the seconds since the last sign of life."""
@@ -159,19 +174,24 @@ class Patience:
 
 
 def _attending(work: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """The same, with a sign of life every few seconds for as long as it takes."""
+    """The same, with a sign of life every few seconds for as long as it takes, which tells when to end."""
 
     def attend(payload: dict[str, Any]) -> None:
-        ended = threading.Event()
+        import ray
+        from ray.exceptions import RayError
+
+        ended, stopping = threading.Event(), threading.Event()
 
         def signs() -> None:
             while not ended.is_set():
-                payload["mailbox"].sign.remote()
+                with suppress(RayError):  # where the driver is gone, Ray ends this process
+                    if ray.get(payload["mailbox"].sign.remote()):
+                        stopping.set()
                 ended.wait(_SIGN_EVERY)
 
         threading.Thread(target=signs, daemon=True).start()
         try:
-            work(payload)
+            work({**payload, "stopping": stopping.is_set})
         finally:
             ended.set()
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.check import load, load_text
+from jobs.check import load_text
 from jobs.errors import ExitCode, Interrupted
-from jobs.limits import HOUR, Limits, training_limit
+from jobs.limits import HOUR, Limits
 from jobs.stopping import GRACE_SECONDS, Stop, stop_on_signals
 from jobs.tally import Busy, Tally
-from jobs.train_spec import TrainSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,18 +83,3 @@ def test_a_signal_ends_a_patient_stops_patience() -> None:
         signal.raise_signal(signal.SIGTERM)
         assert 0 < signal.alarm(0) <= 20
     assert str(stop.reason) == "budget"
-
-
-def test_training_ends_at_its_limit() -> None:
-    spec = load(ROOT / "examples" / "train-kernels.yaml", ["timeout=1s", "max_gpu_hours=1"], TrainSpec)
-    with (
-        pytest.raises(
-            Interrupted, match=r"training took longer than timeout allows, 1 s; .* keeps"
-        ) as caught,
-        training_limit(spec),
-    ):
-        threading.Event().wait(20)
-    assert caught.value.code == ExitCode.LIMIT
-    with training_limit(load(ROOT / "examples" / "train-kernels.yaml", (), TrainSpec)):
-        pass
-    assert signal.getitimer(signal.ITIMER_REAL)[0] > 20 or signal.getitimer(signal.ITIMER_REAL)[0] == 0

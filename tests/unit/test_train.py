@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -21,8 +23,9 @@ from condinst.evaluate import evaluate
 from jobs import cli, structured
 from jobs.board import Board
 from jobs.check import load_text
-from jobs.errors import JobError, Refused, SpecError
+from jobs.errors import ExitCode, Interrupted, JobError, Refused, SpecError
 from jobs.exam import given_exam, held_exam
+from jobs.judge import Judge
 from jobs.learn import material
 from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
@@ -200,6 +203,60 @@ def losses_of(output: Path) -> list[dict[str, float]]:
         {k: v for k, v in step.items() if k not in ("seconds", "wait")}
         for step in read_log(Store.open(str(output)))
     ]
+
+
+def test_a_training_that_is_told_to_end_keeps_its_last_step(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(spec_of(scenes, tmp_path / "whole"))
+    stepped = TrainLog.step
+
+    def ending(log: TrainLog, step: int, terms: dict[str, float]) -> None:
+        stepped(log, step, terms)
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainLog, "step", ending)
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM; .* go on from it") as caught:
+        run(spec_of(scenes, tmp_path / "ended"))
+    assert caught.value.code == ExitCode.TERMINATED
+    assert (tmp_path / "ended" / "checkpoints" / "000000003.json").is_file()
+    monkeypatch.setattr(TrainLog, "step", stepped)
+    _, said = run(spec_of(scenes, tmp_path / "ended"))
+    assert "going on from step 3" in said
+    whole, ended = (weightsfile.digest(tmp_path / name / "last.safetensors") for name in ("whole", "ended"))
+    assert whole == ended
+
+
+def test_short_runs_come_to_the_end_together(scenes: Path, tmp_path: Path) -> None:
+    """Though none of them lasts until the next checkpoint."""
+    long = ("training.steps=60", "training.checkpoint_steps=100")
+    spec = spec_of(scenes, tmp_path / "out", SMALL, "timeout: 1s\n", 96, 0, *long)
+    with pytest.raises(Interrupted, match="longer than timeout, 1 s; ") as caught:
+        run(spec)
+    assert caught.value.code == ExitCode.LIMIT
+    for _ in range(30):
+        with suppress(Interrupted):
+            run(spec)
+            break
+    assert (tmp_path / "out" / "summary.json").is_file()
+
+
+def test_a_step_whose_measuring_failed_is_measured_by_who_goes_on(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Judge, training: object) -> None:
+        raise SampleError("gone.jpg: there is no such image")
+
+    measure = Judge.measure
+    monkeypatch.setattr(Judge, "measure", failing)
+    with pytest.raises(SampleError):
+        run(spec_of(scenes, tmp_path / "out"))
+    monkeypatch.setattr(Judge, "measure", measure)
+    _, said = run(spec_of(scenes, tmp_path / "out"))
+    assert "going on from step 2" in said
+    measured = [json.loads(line) for line in (tmp_path / "out" / "measured.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in measured] == [2, 4]
 
 
 def test_of_a_damaged_checkpoint_the_remedy_is_told(scenes: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -125,12 +126,14 @@ def test_waiting_for_room_is_told_once_a_period_and_ends() -> None:
         patience.word(301)
 
 
-def test_a_worker_gives_signs_of_life_as_long_as_it_works() -> None:
+def test_a_worker_gives_signs_of_life_as_long_as_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     signs, begun = [], threading.Event()
+    monkeypatch.setattr("ray.get", lambda told: told)
 
-    def sign() -> None:
+    def sign() -> bool:
         signs.append(threading.current_thread())
         begun.set()
+        return False
 
     def work(payload: dict[str, Any]) -> None:
         assert begun.wait(60)
@@ -141,6 +144,22 @@ def test_a_worker_gives_signs_of_life_as_long_as_it_works() -> None:
         _attending(work)({"mailbox": mailbox})
     signs[0].join(60)
     assert not signs[0].is_alive()
+
+
+def test_a_worker_learns_that_it_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([False, True])
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    monkeypatch.setattr("pipeline.trainer._SIGN_EVERY", 0.01)
+    mailbox = SimpleNamespace(sign=SimpleNamespace(remote=lambda: next(told, True)))
+
+    def work(payload: dict[str, Any]) -> None:
+        for _ in range(6000):
+            if payload["stopping"]():
+                return
+            time.sleep(0.01)
+        raise AssertionError("nobody said so")
+
+    _attending(work)({"mailbox": mailbox})
 
 
 class Trainer:
