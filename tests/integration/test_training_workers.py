@@ -211,6 +211,24 @@ def test_a_killed_job_started_again_joins_its_curve(scenes: Path, s3_bucket: str
     assert weightsfile.read_notes(ours)["step"] == "16"
 
 
+def test_sigterm_to_the_command_ends_all_workers_with_a_checkpoint(scenes: Path, tmp_path: Path) -> None:
+    spec, output = tmp_path / "spec.yaml", tmp_path / "out"
+    spec.write_text(text_of(scenes, output, 2, steps=5000, every=5000))
+    environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_TMPDIR": f"/tmp/r{os.getpid()}"}
+    command = [Path(sys.executable).with_name("condinst"), "train", spec]
+    driver = subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert driver.stdout is not None
+    assert any(line.startswith("step ") for line in driver.stdout)
+    driver.send_signal(signal.SIGTERM)
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 143, said
+    assert "stopped by SIGTERM" in said
+    (record,) = (output / "checkpoints").glob("*.json")
+    assert 1 < int(record.stem) < 5000
+
+
 def test_what_recurs_ends_the_training_without_another_try() -> None:
     """The first worker raises; the second waits for it in a sum over both, for ever if need be."""
     said: list[str] = []
