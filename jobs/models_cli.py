@@ -136,7 +136,8 @@ def select(
     """Choose the images of a run that are most worth labelling.
 
     Writes selection.json, with the run's masks to start from, and selection.csv, with the scores; in Label
-    Studio's form also selection.xml, the labelling interface.
+    Studio's form also selection.xml, the labelling interface. A folder that has a selection already is
+    refused: it may have been corrected since.
 
     Example:
 

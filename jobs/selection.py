@@ -54,9 +54,12 @@ def select_images(
 
     With `label_studio` the first holds tasks, and `selection.xml` is the labelling interface they are for.
     An image's score is the mean of its criteria, each 0 to 1. Raises JobError for a run without such images,
-    a disagreement without a second run and seams of a run that has none, StoreError, LedgerError.
+    a disagreement without a second run, seams of a run that has none, and a place that holds a selection
+    already; StoreError, LedgerError.
     """
     console = console or Console()
+    store = Store.open(to, options)
+    _require_new(store)
     run = _open(output, options)
     other = None if against is None else _open(against, options)
     if other is None and "disagreement" in criteria:
@@ -75,7 +78,7 @@ def select_images(
     if not best:
         raise JobError(f"{run.store.uri} has no image that was read, so there is none to choose")
     chosen = [item for _, _, item in sorted(best, reverse=True, key=lambda b: b[:2])]
-    lost = _write(Store.open(to, options), run, chosen, label_studio)
+    lost = _write(store, run, chosen, label_studio)
     console.print(
         f"{len(chosen):,} of {seen:,} images, scores {chosen[0].score:.3f} to {chosen[-1].score:.3f}: "
         f"{escape(to)}/selection.json",
@@ -85,6 +88,18 @@ def select_images(
     if lost:
         console.print(f"lost: {lost:,} {TOO_LARGE}", style="yellow", highlight=False, soft_wrap=True)
     return chosen
+
+
+def _require_new(store: Store) -> None:
+    """Raise JobError where a selection lies: people correct it in its place."""
+    try:
+        store.head("selection.json")
+    except NotFound:
+        return
+    raise JobError(
+        f"--to: {store.join('selection.json')} is there already, and may hold corrections; name a new folder "
+        "with --to, or move it away"
+    )
 
 
 def _judge(name: Criterion, found: Found, theirs: Found | None) -> float:

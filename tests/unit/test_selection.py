@@ -83,7 +83,7 @@ def test_of_a_tiled_run_the_rasters_with_most_at_seams_are_chosen(tmp_path: Path
     assert chosen[0].score > chosen[1].score == 0
     plain = made_output(str(tmp_path / "plain"), tmp_path / "other", 4)
     with pytest.raises(JobError, match="no tiled job's output, so it has no seams"):
-        select_images(plain.uri, 2, ["seams"], str(tmp_path / "to"), NO, console=QUIET)
+        select_images(plain.uri, 2, ["seams"], str(tmp_path / "more"), NO, console=QUIET)
 
 
 def test_an_instance_matches_once() -> None:
@@ -126,7 +126,7 @@ def test_where_two_runs_differ_is_chosen_first(tmp_path: Path) -> None:
     shard = tables.open(theirs.uri).shards[1]
     rewrite(theirs, shard, "instances", edit(0, category="roof", category_id=2))
     image = tables.open(theirs.uri).instances().to_pylist()
-    best, second = select(ours, theirs, tmp_path)[:2]
+    best, second = select(ours, theirs, tmp_path / "again")[:2]
     assert best.score > 0
     assert second.score == 0
     assert best.image["image_id"] in {row["image_id"] for row in image}
@@ -222,6 +222,19 @@ def test_masks_that_no_brush_holds_are_told(tmp_path: Path, monkeypatch: pytest.
     assert (
         "instances with holes or parts on images too large for a brush mask: left out" in said.file.getvalue()
     )
+
+
+@pytest.mark.parametrize("label_studio", [False, True])
+def test_a_selection_that_people_may_have_edited_is_not_written_over(
+    tmp_path: Path, label_studio: bool
+) -> None:
+    store, to = output(tmp_path), str(tmp_path / "to")
+    select_images(store.uri, 2, ["density"], to, NO, label_studio=label_studio, console=QUIET)
+    (tmp_path / "to/selection.json").write_text("corrected")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
+    with pytest.raises(JobError, match=r"to/selection\.json is there already.*name a new folder with --to"):
+        select_images(store.uri, 3, ["density"], to, NO, label_studio=label_studio, console=QUIET)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()} == before
 
 
 def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
