@@ -16,6 +16,7 @@ import condinst
 from condinst import weightsfile
 from condinst.bootstrap import Comparison, Matches, compare, match
 from jobs.categories import Categories
+from jobs.device import check_device
 from jobs.errors import ExitCode, JobError
 from jobs.predictions import predictions
 from jobs.truth import has_masks, read_truth
@@ -63,13 +64,14 @@ def promote(request: Request, console: Console | None = None) -> ExitCode:
     """Measure both on the same images; make the new one current where the interval is above the margin.
 
     Returns DONE when it was promoted (or would be, of a dry run), NOT_BETTER when it was not. Raises JobError
-    for data and weights that do not fit, WeightsError, SampleError, ModelsError, StoreError.
+    for data, weights and a device that do not do, WeightsError, SampleError, ModelsError, StoreError.
     """
     console = console or Console()
+    check_device(request.device)
     models = Models(Store.open(f"{request.models.rstrip('/')}/{request.name}", request.store))
     current = models.current()
     against = request.against or _file_of(models, current)
-    truth = read_truth(request.truth, request.store)
+    truth = read_truth(request.truth, request.store, called="--on")
     _require_enough(truth, request)
     new = _measure(request, request.new, truth, console)
     if math.isnan(ap := new.matches.ap()):

@@ -109,6 +109,16 @@ def test_current_json_that_stayed_behind_is_put_right(scenes: Path, tmp_path: Pa
     assert current(tmp_path)["version"] == 1
 
 
+def test_a_truth_and_a_device_that_are_not_there_are_told(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(JobError, match=r"--on: there is no .*/none\.json"):
+        run(scenes, tmp_path, "good", truth=str(tmp_path / "none.json"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(JobError, match="--device cuda: torch finds no CUDA device here"):
+        run(scenes, tmp_path, "good", device="cuda")
+
+
 def test_nothing_to_go_back_from_is_told(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="nothing was promoted there"):
         rollback(str(tmp_path), "fields", StoreOptions())
