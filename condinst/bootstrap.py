@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ class Matches:
     """Which detections of a model are right, image by image."""
 
     classes: list[_Class]
+    """One a category of the truth, in order of their ids."""
     recall: NDArray[np.float64]
     images: int
 
@@ -50,6 +51,16 @@ class Matches:
         found = [self._class_ap(c, weights) for c in self.classes]
         defined = [value for value in found if value is not None]
         return float(np.mean(defined)) if defined else float("nan")
+
+    def only(self, classes: Sequence[int]) -> Matches:
+        """The same with some classes alone, by their index."""
+        return Matches([self.classes[n] for n in classes], self.recall, self.images)
+
+    @property
+    def with_instances(self) -> int:
+        """Images that have an instance which counts."""
+        counts = sum((c.truth for c in self.classes), np.zeros(self.images, np.int64))
+        return int(np.count_nonzero(counts))
 
     def _class_ap(self, c: _Class, weights: Weights) -> float | None:
         positives = int((c.truth * weights).sum())

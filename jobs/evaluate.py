@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pycocotools.coco import COCO
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +17,7 @@ from condinst.config import DetectConfig, Precision
 from condinst.evaluate import Kind, Metrics, evaluate
 from condinst.weightsfile import digest
 from jobs.categories import Categories, parse_renames
+from jobs.device import check_device
 from jobs.errors import JobError
 from jobs.figures import KINDS, print_metrics
 from jobs.from_tables import coco_results, images_in_both
@@ -96,10 +96,7 @@ def _check(request: Request) -> None:
     given = [name for name, value in of_weights.items() if value is not None]
     if request.output is not None and given:
         raise JobError(f"{', '.join(given)} belongs to --weights; a job's tables are as the job made them")
-    if request.device not in (None, "cpu", "cuda"):
-        raise JobError(f"--device {request.device}: expected cpu or cuda")
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise JobError("--device cuda: torch finds no CUDA device here")
+    check_device(request.device)
 
 
 def _of_weights(request: Request, truth: COCO, categories: Categories, console: Console) -> Subject:

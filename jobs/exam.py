@@ -64,7 +64,7 @@ def given_exam(section: ExamSection, classes: Sequence[str]) -> Exam:
 
     Raises JobError for one that lacks a class or has no instance of any, StoreError.
     """
-    truth = read_truth(section.annotations, options_of(section))
+    truth = read_truth(section.annotations, options_of(section), called="data.val.annotations")
     ids = {c["name"]: int(c["id"]) for c in truth.dataset["categories"]}
     if missing := [c for c in classes if c not in ids]:
         raise JobError(f"data.val: {section.annotations} has no category {', '.join(map(escape, missing))}")

@@ -45,6 +45,8 @@ class _Truth:
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+    """Tasks without a region: somebody said that there is nothing."""
 
     def add(self, task: Mapping[str, Any], predictions: bool) -> None:
         """Take in a task with its regions."""
@@ -52,6 +54,7 @@ class _Truth:
         regions = _regions(task, predictions)
         height, width = _size(data, regions)
         number, name = len(self.images) + 1, _file_name(data)
+        self.empty += not regions
         self.images.append({"id": number, "file_name": name, "height": height, "width": width})
         for region in regions:
             try:
@@ -68,7 +71,7 @@ def import_labels(labels: str, to: Path, predictions: bool = False, console: Con
     """Write the COCO json `to` from Label Studio's export and say what could not be taken.
 
     Of a task that several people did the latest annotation counts. Raises JobError for a file that is no such
-    export or has no label that can be used.
+    export or has no label that can be used, and no task that somebody left without one.
     """
     console = console or Console()
     truth = _Truth()
@@ -79,7 +82,7 @@ def import_labels(labels: str, to: Path, predictions: bool = False, console: Con
             truth.left_out[f"tasks left out: {reason}"] += 1
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             truth.left_out[f"tasks left out: not Label Studio's form ({type(error).__name__}: {error})"] += 1
-    if not truth.annotations:
+    if not truth.annotations and not truth.empty:
         said = "".join(f"\n  {number} {what}" for what, number in sorted(truth.left_out.items()))
         raise JobError(f"{labels}: no label that a COCO truth can hold{said}")
     categories = [{"id": number, "name": name} for name, number in truth.categories.items()]

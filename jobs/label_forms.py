@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.export.labelstudio import POLYGON
-from pipeline.tables import full_frame_rle, polygons
+import pyarrow as pa
+
+from pipeline.export.labelstudio import task_of
+from pipeline.tables import full_frame_rle
 
 Row = Mapping[str, Any]
 
 
-def coco_form(images: Sequence[Row], rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+def coco_form(images: Sequence[Row], rows: Mapping[str, pa.Table]) -> dict[str, Any]:
     """COCO, with masks as RLE text; what comes back corrected is a source of a training as it is."""
     categories: dict[int, str] = {}
     listed: list[dict[str, Any]] = []
@@ -27,7 +29,7 @@ def coco_form(images: Sequence[Row], rows: Mapping[str, Sequence[Row]]) -> dict[
                 "coco_url": image["uri"],
             }
         )
-        for row in rows[image["image_id"]]:
+        for row in rows[image["image_id"]].to_pylist():
             categories[row["category_id"] + 1] = row["category"]
             box, mask = row["bbox"], full_frame_rle(row, *size)
             annotations.append(
@@ -46,41 +48,11 @@ def coco_form(images: Sequence[Row], rows: Mapping[str, Sequence[Row]]) -> dict[
     return {"images": listed, "categories": named, "annotations": annotations}
 
 
-def label_studio_form(images: Sequence[Row], rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """Label Studio tasks with polygons as predictions; of a mask with holes the outlines only.
+def label_studio_form(
+    images: Sequence[Row], rows: Mapping[str, pa.Table], model: str
+) -> list[dict[str, Any]]:
+    """Label Studio tasks with the instances as predictions of `model`, as an export of the run has them.
 
-    They are for the labelling interface that an export of the run has (`pipeline.export.labelstudio`).
+    They are for the labelling interface of `pipeline.export.labelstudio`.
     """
-    return [
-        {
-            "data": {"image": image["uri"], "image_id": image["image_id"]},
-            "predictions": [
-                {
-                    "model_version": "condinst",
-                    "result": [part for row in rows[image["image_id"]] for part in _outlines(row, image)],
-                }
-            ],
-        }
-        for image in images
-    ]
-
-
-def _outlines(row: Row, image: Row) -> list[dict[str, Any]]:
-    """A region for each connected part of a mask, in per cent of the image."""
-    width, height = image["width"], image["height"]
-    return [
-        {
-            "type": "polygonlabels",
-            "from_name": POLYGON,
-            "to_name": "image",
-            "original_width": width,
-            "original_height": height,
-            "score": row["score"],
-            "value": {
-                "points": [[100 * x / width, 100 * y / height] for x, y in rings[0][:-1].tolist()],
-                "polygonlabels": [row["category"]],
-                "closed": True,
-            },
-        }
-        for rings in polygons(row)
-    ]
+    return [task_of(image, rows[image["image_id"]], model, image["uri"]) for image in images]

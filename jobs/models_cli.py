@@ -38,7 +38,7 @@ def promote(
     name: ModelName,
     against: Annotated[
         str | None,
-        typer.Option(metavar="OLD", help="Weights to beat. Default: current.json's.", show_default=False),
+        typer.Option(metavar="OLD", help="Weights to beat besides the current ones.", show_default=False),
     ] = None,
     models: Models = "models",
     margin: Annotated[float, typer.Option(min=0, max=1, help="How much better it must be, AP.")] = 0.0,
@@ -59,7 +59,7 @@ def promote(
 
     Both are measured on the same images; a paired bootstrap over the images says how sure the difference of
     AP is. The new one becomes models/NAME/current.json if the whole interval lies above the margin; else the
-    command ends with 10 and changes nothing.
+    command ends with 10 and changes nothing. With --against it must beat those weights and the current ones.
 
     Example:
 
@@ -136,7 +136,8 @@ def select(
     """Choose the images of a run that are most worth labelling.
 
     Writes selection.json, with the run's masks to start from, and selection.csv, with the scores; in Label
-    Studio's form also selection.xml, the labelling interface.
+    Studio's form also selection.xml, the labelling interface. A folder that has a selection already is
+    refused: it may have been corrected since.
 
     Example:
 

@@ -21,7 +21,7 @@ from jobs.errors import JobError
 from jobs.label_forms import coco_form, label_studio_form
 from jobs.seams import rasters
 from jobs.worth import Found, density, disagreement, seams, uncertainty
-from pipeline.export.labelstudio import interface
+from pipeline.export.labelstudio import COLUMNS, TOO_LARGE, interface, model_version, regions_in
 from pipeline.records import Status
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tables import Run
@@ -54,9 +54,12 @@ def select_images(
 
     With `label_studio` the first holds tasks, and `selection.xml` is the labelling interface they are for.
     An image's score is the mean of its criteria, each 0 to 1. Raises JobError for a run without such images,
-    a disagreement without a second run and seams of a run that has none, StoreError, LedgerError.
+    a disagreement without a second run, seams of a run that has none, and a place that holds a selection
+    already; StoreError, LedgerError.
     """
     console = console or Console()
+    store = Store.open(to, options)
+    _require_new(store)
     run = _open(output, options)
     other = None if against is None else _open(against, options)
     if other is None and "disagreement" in criteria:
@@ -75,14 +78,28 @@ def select_images(
     if not best:
         raise JobError(f"{run.store.uri} has no image that was read, so there is none to choose")
     chosen = [item for _, _, item in sorted(best, reverse=True, key=lambda b: b[:2])]
-    _write(Store.open(to, options), run, chosen, label_studio)
+    lost = _write(store, run, chosen, label_studio)
     console.print(
         f"{len(chosen):,} of {seen:,} images, scores {chosen[0].score:.3f} to {chosen[-1].score:.3f}: "
         f"{escape(to)}/selection.json",
         highlight=False,
         soft_wrap=True,
     )
+    if lost:
+        console.print(f"lost: {lost:,} {TOO_LARGE}", style="yellow", highlight=False, soft_wrap=True)
     return chosen
+
+
+def _require_new(store: Store) -> None:
+    """Raise JobError where a selection lies: people correct it in its place."""
+    try:
+        store.head("selection.json")
+    except NotFound:
+        return
+    raise JobError(
+        f"--to: {store.join('selection.json')} is there already, and may hold corrections; name a new folder "
+        "with --to, or move it away"
+    )
 
 
 def _judge(name: Criterion, found: Found, theirs: Found | None) -> float:
@@ -140,18 +157,19 @@ def _images(run: Run) -> Iterator[tuple[dict[str, Any], Found]]:
     images = run.parts("images", ["image_id", "uri", "width", "height"], read)
     instances = run.parts("instances", ["image_id", "category", "score", "bbox"])
     for rows, found in zip(images, instances, strict=True):
-        by_image = _by_image(found)
+        by_image = {name: _found(own) for name, own in _by_image(found)}
         for row in rows.to_pylist():
             yield row, by_image.get(row["image_id"], _found(found.slice(0, 0)))
 
 
-def _by_image(found: pa.Table) -> dict[str, Found]:
+def _by_image(found: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """A shard's instances, image by image; an image's rows follow one another."""
     names = found["image_id"].to_numpy(zero_copy_only=False)
     if not len(names):
-        return {}
+        return
     starts = [0, *(np.flatnonzero(names[1:] != names[:-1]) + 1).tolist(), len(names)]
-    return {str(names[begin]): _found(found.slice(begin, end - begin)) for begin, end in pairwise(starts)}
+    for begin, end in pairwise(starts):
+        yield str(names[begin]), found.slice(begin, end - begin)
 
 
 def _found(rows: pa.Table) -> Found:
@@ -164,11 +182,12 @@ def _found(rows: pa.Table) -> Found:
     return Found(np.stack([x, y, x + w, y + h], axis=1), scores, np.asarray(classes, object))
 
 
-def _write(store: Store, run: Run, chosen: Sequence[Chosen], label_studio: bool) -> None:
-    """Put the chosen images with the run's masks, and the list of scores."""
+def _write(store: Store, run: Run, chosen: Sequence[Chosen], label_studio: bool) -> int:
+    """Put the chosen images with the run's masks, and the list of scores; returns how many are lost."""
     rows = _rows(run, [c.image["image_id"] for c in chosen])
     images = [c.image for c in chosen]
-    form = label_studio_form(images, rows) if label_studio else coco_form(images, rows)
+    tasks = label_studio_form(images, rows, model_version(run)) if label_studio else None
+    form = coco_form(images, rows) if tasks is None else tasks
     store.put("selection.json", json.dumps(form).encode())
     if label_studio:
         classes = sorted({name for commit in run.commits for name in commit.classes})
@@ -181,13 +200,15 @@ def _write(store: Store, run: Run, chosen: Sequence[Chosen], label_studio: bool)
         reasons = [f"{c.reasons[name]:.6f}" for name in names]
         writer.writerow([c.image["image_id"], c.image["uri"], f"{c.score:.6f}", *reasons])
     store.put("selection.csv", text.getvalue().encode())
+    return 0 if tasks is None else sum(own.num_rows for own in rows.values()) - sum(map(regions_in, tasks))
 
 
-def _rows(run: Run, names: Sequence[str]) -> Mapping[str, list[dict[str, Any]]]:
+def _rows(run: Run, names: Sequence[str]) -> Mapping[str, pa.Table]:
     """The instances of some images."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    columns = ("image_id", "category_id", "category", "score", "bbox", "area", "mask")
-    for batch in run.batches("instances", columns, pc.field("image_id").isin(list(names))):
-        for row in batch.to_pylist():
-            found[row["image_id"]].append(row)
+    columns = ("image_id", *COLUMNS, "bbox")
+    schema = run.schema("instances")
+    none = pa.schema([schema.field(name) for name in columns]).empty_table()
+    found: dict[str, pa.Table] = dict.fromkeys(names, none)
+    for part in run.parts("instances", columns, pc.field("image_id").isin(list(names))):
+        found.update(_by_image(part))
     return found

@@ -17,14 +17,16 @@ from jobs.errors import JobError
 from pipeline.storage import NotFound, Store, StoreOptions
 
 
-def read_truth(uri: str, options: StoreOptions, limit: int | None = None) -> COCO:
+def read_truth(uri: str, options: StoreOptions, limit: int | None = None, *, called: str = "--truth") -> COCO:
     """The COCO json that a path or URI names; `limit` keeps its first images.
+
+    `called` is what the user named it by, a flag or a key, for the message where it is not there.
 
     Annotations are numbered anew: pycocotools takes a match with number 0 for none. An `area` that is not
     there is measured. Annotations of images that are not listed are left out, as pycocotools does. Raises
     JobError for a file that is no COCO truth, StoreError when it cannot be had.
     """
-    data = _parse(uri, _fetch(uri, options))
+    data = _parse(uri, _fetch(uri, options, called))
     try:
         check_images(data)
         images = [_image(image) for image in data["images"][:limit]]
@@ -60,13 +62,13 @@ def most_in_an_image(truth: COCO) -> int:
     return max(counts.values(), default=0)
 
 
-def _fetch(uri: str, options: StoreOptions) -> bytes:
+def _fetch(uri: str, options: StoreOptions, called: str) -> bytes:
     parent, _, name = uri.rpartition("/")
     store = Store.open(parent or ("/" if uri.startswith("/") else "."), options)
     try:
         return store.get(name)
     except NotFound:
-        raise JobError(f"--truth: there is no {store.join(name)}") from None
+        raise JobError(f"{called}: there is no {store.join(name)}") from None
 
 
 def _parse(uri: str, data: bytes) -> Mapping[str, Any]:

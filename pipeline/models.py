@@ -45,6 +45,13 @@ class Models:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._probed = False
+
+    def _probe(self) -> None:
+        """Check once, before anything is written, that the store keeps create-only promises."""
+        if not self._probed:
+            self.store.probe()
+            self._probed = True
 
     def current(self) -> Current | None:
         """The version in use; None where nothing was promoted. Raises ModelsError, StoreError."""
@@ -52,7 +59,11 @@ class Models:
         return self._move(moves[-1]) if moves else None
 
     def add(self, weights: bytes, record: Mapping[str, Any]) -> int:
-        """Keep a weights file as the next version; returns its number. The same file keeps its number."""
+        """Keep a weights file as the next version; returns its number. The same file keeps its number.
+
+        Raises StoreError, also where the store would write over a version that another adds meanwhile.
+        """
+        self._probe()
         digest = hashlib.sha256(weights).hexdigest()
         taken = sorted(_numbers(self.store, "versions/"))
         version = next((v for v in taken if self._is(v, digest)), None)
@@ -80,8 +91,9 @@ class Models:
     def move(self, version: int, before: Current | None, why: str, rollback: bool = False) -> Current:
         """Make a version the current one, if `before` still is. Raises ModelsError where it is not.
 
-        `rollback`: it was current before, and what came after it is taken back.
+        `rollback`: it was current before, and what came after it is taken back. Raises StoreError as `add`.
         """
+        self._probe()
         record = _read(self.store, record_key(version))
         number = before.move + 1 if before else 1
         made = {

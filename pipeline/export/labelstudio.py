@@ -30,8 +30,9 @@ IMAGE_ID = "image_id"
 """The key of a task's data that holds the table's image_id, for the way back."""
 POLYGON, BRUSH = "polygon", "brush"
 """Names of the interface's controls, which a task's regions refer to."""
-_TOO_LARGE = "instances with holes or parts on images too large for a brush mask: left out"
-_COLUMNS = ("instance_id", "category_id", "category", "score", "area", "mask")
+TOO_LARGE = "instances with holes or parts on images too large for a brush mask: left out"
+COLUMNS = ("instance_id", "category_id", "category", "score", "area", "mask")
+"""Of `instances`, those that a task is made from."""
 _DECIMALS = 10
 """Of a percentage: a hundredth of a pixel in an image of a hundred million."""
 
@@ -44,10 +45,10 @@ def write_labelstudio(run: Run, selection: Selection, path: Place, prefix: str |
     """
     done = Exported()
     names: dict[int, str] = {}
-    model = str(run.job.get("model_digest", ""))[:12]
+    model = model_version(run)
     with whole_stream(path) as file:
         file.write(b"[")
-        for part in parts(run, selection, lambda part: part, instances=_COLUMNS):
+        for part in parts(run, selection, lambda part: part, instances=COLUMNS):
             names |= part.categories()
             for task in _tasks(part, model, prefix, done):
                 text = json.dumps(task, ensure_ascii=False, separators=(",", ":"))
@@ -69,6 +70,30 @@ def interface(names: list[str]) -> str:
     return "\n".join([*lines, "</View>", ""])
 
 
+def model_version(run: Run) -> str:
+    """What a task calls the model whose predictions it has."""
+    return str(run.job.get("model_digest", ""))[:12]
+
+
+def task_of(image: Mapping[str, Any], rows: pa.Table, model: str, place: str | None = None) -> dict[str, Any]:
+    """The task of one image, which has `image_id`, `width` and `height`, with its instances as a prediction.
+
+    `rows` are its instances, with `COLUMNS`; those that a task cannot hold (`TOO_LARGE`) are not in it.
+    `place` is the image's address, its id without one. The size is in the data: of a task whose regions were
+    all deleted nothing else says it.
+    """
+    prediction = {"model_version": model, "result": _regions(rows, image)}
+    scores = rows["score"].to_pylist()
+    prediction |= {"score": sum(scores) / len(scores)} if scores else {}
+    own = {name: image[name] for name in (IMAGE_ID, "width", "height")}
+    return {"data": {"image": place or image["image_id"], **own}, "predictions": [prediction]}
+
+
+def regions_in(task: Mapping[str, Any]) -> int:
+    """How many instances a task of `task_of` holds."""
+    return len(task["predictions"][0]["result"])
+
+
 def _tasks(part: Part, model: str, prefix: str | None, done: Exported) -> Iterator[dict[str, Any]]:
     listed = part.images.select(["image_id", "uri", "width", "height"]).to_pylist()
     for at, some in part.by_image():
@@ -77,17 +102,13 @@ def _tasks(part: Part, model: str, prefix: str | None, done: Exported) -> Iterat
             done.losses[UNSIZED] += 1
             continue
         rows = part.instances.slice(some.start, some.stop - some.start).combine_chunks()
-        regions = _regions(rows, image)
-        done.images += 1
-        done.instances += len(regions)
-        if lost := rows.num_rows - len(regions):
-            done.losses[_TOO_LARGE] += lost
         place = image["uri"] if prefix is None else prefix + quote(image["image_id"])
-        prediction = {"model_version": model, "result": regions}
-        scores = rows["score"].to_pylist()
-        prediction |= {"score": sum(scores) / len(scores)} if scores else {}
-        own = {name: image[name] for name in (IMAGE_ID, "width", "height")}
-        yield {"data": {"image": place or image["image_id"], **own}, "predictions": [prediction]}
+        task = task_of(image, rows, model, place)
+        done.images += 1
+        done.instances += regions_in(task)
+        if lost := rows.num_rows - regions_in(task):
+            done.losses[TOO_LARGE] += lost
+        yield task
 
 
 def _regions(rows: pa.Table, image: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.models import Models, ModelsError, resolved
-from pipeline.storage import Store, StoreOptions
+from pipeline.storage import Store, StoreError, StoreOptions
 from pipeline.weights import fetch_weights
 
 NO = StoreOptions()
@@ -133,6 +133,36 @@ def test_current_json_follows_a_move_that_came_between(tmp_path: Path) -> None:
     own.store.put = late  # type: ignore[method-assign,assignment]
     own.move(a, first, "a")
     assert json.loads((tmp_path / "mushrooms/current.json").read_text())["version"] == b
+
+
+class Careless(Store):
+    """A store that overwrites what is to be created only if absent."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        self.put(key, data)
+        return True
+
+
+def test_a_store_that_overwrites_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "mushrooms"))
+    store.__class__ = Careless
+    with pytest.raises(StoreError, match="ignores If-None-Match"):
+        Models(store).add(b"one", {})
+    assert not list(store.list())
+    kept = models(tmp_path)
+    version = kept.add(b"one", {})
+    before = {info.key for info in store.list()}
+    with pytest.raises(StoreError, match="ignores If-None-Match"):
+        Models(store).move(version, None, "first")
+    assert {info.key for info in store.list()} == before
+
+
+def test_the_store_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Store] = []
+    monkeypatch.setattr(Store, "probe", lambda store: looked.append(store))
+    own = models(tmp_path)
+    own.move(own.add(b"one", {}), None, "first")
+    assert looked == [own.store]
 
 
 def line_of(own: Models, *versions: int) -> None:

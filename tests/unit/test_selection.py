@@ -7,20 +7,25 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from condinst import rle
+from condinst.evaluate import load_truth
 from jobs.errors import JobError
+from jobs.import_labels import import_labels
 from jobs.selection import select_images
 from jobs.worth import Found, density, disagreement, seams, uncertainty
 from pipeline import tables
+from pipeline.labels import read_coco
 from pipeline.samples import Samples, SampleSource
 from pipeline.storage import Store, StoreOptions
 from pipeline.tiled.settings import Tiling
-from tests.made import edit, made_output, rewrite
+from tests.made import SIZE, edit, made_output, rewrite
 from tests.rasters import terrain, write_raster
 from tests.tiled import tiled_job
 from tests.tiny import tiny_weights
@@ -78,7 +83,7 @@ def test_of_a_tiled_run_the_rasters_with_most_at_seams_are_chosen(tmp_path: Path
     assert chosen[0].score > chosen[1].score == 0
     plain = made_output(str(tmp_path / "plain"), tmp_path / "other", 4)
     with pytest.raises(JobError, match="no tiled job's output, so it has no seams"):
-        select_images(plain.uri, 2, ["seams"], str(tmp_path / "to"), NO, console=QUIET)
+        select_images(plain.uri, 2, ["seams"], str(tmp_path / "more"), NO, console=QUIET)
 
 
 def test_an_instance_matches_once() -> None:
@@ -121,7 +126,7 @@ def test_where_two_runs_differ_is_chosen_first(tmp_path: Path) -> None:
     shard = tables.open(theirs.uri).shards[1]
     rewrite(theirs, shard, "instances", edit(0, category="roof", category_id=2))
     image = tables.open(theirs.uri).instances().to_pylist()
-    best, second = select(ours, theirs, tmp_path)[:2]
+    best, second = select(ours, theirs, tmp_path / "again")[:2]
     assert best.score > 0
     assert second.score == 0
     assert best.image["image_id"] in {row["image_id"] for row in image}
@@ -133,8 +138,9 @@ def select(ours: Store, theirs: Store, folder: Path):
     )
 
 
-def test_label_studio_tasks_have_the_outlines(tmp_path: Path) -> None:
+def test_label_studio_tasks_have_outlines_and_brush_masks(tmp_path: Path) -> None:
     store = output(tmp_path)
+    make_whole(store)
     select_images(store.uri, 2, ["density"], str(tmp_path / "to"), NO, label_studio=True, console=QUIET)
     tasks = json.loads((tmp_path / "to/selection.json").read_text())
     assert len(tasks) == 2
@@ -142,15 +148,93 @@ def test_label_studio_tasks_have_the_outlines(tmp_path: Path) -> None:
     polygons = view.find("PolygonLabels")
     assert polygons is not None
     assert {"plant", "roof"} <= {label.get("value") for label in polygons}
-    for task in tasks:
-        controls = {(r["from_name"], r["to_name"]) for r in task["predictions"][0]["result"]}
-        assert controls == {(polygons.get("name"), polygons.get("toName"))}, "the interface knows the regions"
-        regions = task["predictions"][0]["result"]
-        assert regions
-        points = np.array([p for region in regions for p in region["value"]["points"]])
-        assert points.min() >= 0
-        assert points.max() <= 100
-        assert {label for r in regions for label in r["value"]["polygonlabels"]} <= {"plant", "stone", "roof"}
+    regions = [region for task in tasks for region in task["predictions"][0]["result"]]
+    known = {(control.get("name"), control.get("toName")) for control in view if control.tag != "Image"}
+    assert {(r["from_name"], r["to_name"]) for r in regions} == known, "the interface knows the regions"
+    drawn = [r["value"] for r in regions if r["type"] == "polygonlabels"]
+    points = np.array([p for value in drawn for p in value["points"]])
+    assert points.min() >= 0
+    assert points.max() <= 100
+    assert {r["value"][r["type"]][0] for r in regions} <= {"plant", "stone", "roof"}
+
+
+def make_whole(store: Store) -> None:
+    """Make the first instance of each shard a rectangle; made masks are noise, full of holes."""
+    for shard in tables.open(store.uri).shards:
+        rewrite(store, shard, "instances", edit(0, mask=rectangle, area=lambda _: 60))
+
+
+def rectangle(mask: dict[str, Any]) -> dict[str, Any]:
+    return {**mask, "height": 6, "width": 10, "counts": rle.encode(np.ones((6, 10), bool))}
+
+
+def test_what_label_studio_is_given_comes_back_pixel_for_pixel(tmp_path: Path) -> None:
+    store = output(tmp_path)
+    two = np.array([[1, 1, 0, 0], [1, 1, 0, 1], [0, 0, 0, 1]], bool)
+    parted = {"x": 5, "y": 7, "height": 3, "width": 4, "counts": rle.encode(two)}
+    rewrite(store, tables.open(store.uri).shards[0], "instances", edit(0, mask=parted, area=6))
+    select_images(store.uri, 12, ["density"], str(tmp_path / "to"), NO, label_studio=True, console=QUIET)
+    import_labels(str(tmp_path / "to/selection.json"), tmp_path / "truth.json", True, QUIET)
+    truth = load_truth(json.loads((tmp_path / "truth.json").read_text()))
+    rows = tables.open(store.uri).instances().to_pylist()
+    found = truth.dataset["annotations"]
+    assert len(found) == len(rows), "an instance in parts is one"
+    ours = {(r["image_id"], r["category"], frame(r).tobytes()) for r in rows}
+    assert ours == {
+        (
+            truth.imgs[a["image_id"]]["file_name"],
+            truth.cats[a["category_id"]]["name"],
+            truth.annToMask(a).astype(bool).tobytes(),
+        )
+        for a in found
+    }
+
+
+def frame(row: dict[str, Any]) -> np.ndarray:
+    m, whole = row["mask"], np.zeros(SIZE, bool)
+    whole[m["y"] : m["y"] + m["height"], m["x"] : m["x"] + m["width"]] = tables.crop(row)
+    return whole
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_where_everything_was_deleted_an_image_without_instances_comes_back(
+    tmp_path: Path, all_of_them: bool
+) -> None:
+    store = output(tmp_path)
+    select_images(store.uri, 2, ["density"], str(tmp_path / "to"), NO, label_studio=True, console=QUIET)
+    first, second = json.loads((tmp_path / "to/selection.json").read_text())
+    first["annotations"] = [{"result": []}]
+    second["annotations"] = [{"result": [] if all_of_them else second["predictions"][0]["result"]}]
+    (tmp_path / "done.json").write_text(json.dumps([first, second]))
+    import_labels(str(tmp_path / "done.json"), tmp_path / "truth.json", console=QUIET)
+    empty, other = read_coco(str(tmp_path / "truth.json"), NO).images
+    assert (empty.file_name, empty.height, empty.width) == (first["data"]["image_id"], *SIZE)
+    assert empty.instances == ()
+    assert bool(other.instances) is not all_of_them
+
+
+def test_masks_that_no_brush_holds_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = output(tmp_path)
+    monkeypatch.setattr("pipeline.export.labelstudio.MOST_PIXELS", 100)
+    said = Console(file=io.StringIO(), width=200)
+    select_images(store.uri, 12, ["density"], str(tmp_path / "to"), NO, label_studio=True, console=said)
+    assert isinstance(said.file, io.StringIO)
+    assert (
+        "instances with holes or parts on images too large for a brush mask: left out" in said.file.getvalue()
+    )
+
+
+@pytest.mark.parametrize("label_studio", [False, True])
+def test_a_selection_that_people_may_have_edited_is_not_written_over(
+    tmp_path: Path, label_studio: bool
+) -> None:
+    store, to = output(tmp_path), str(tmp_path / "to")
+    select_images(store.uri, 2, ["density"], to, NO, label_studio=label_studio, console=QUIET)
+    (tmp_path / "to/selection.json").write_text("corrected")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
+    with pytest.raises(JobError, match=r"to/selection\.json is there already.*name a new folder with --to"):
+        select_images(store.uri, 3, ["density"], to, NO, label_studio=label_studio, console=QUIET)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()} == before
 
 
 def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:

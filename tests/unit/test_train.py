@@ -489,6 +489,12 @@ def test_sources_keep_their_counts_when_images_leave(scenes: Path) -> None:
     assert samples.leave_out([(store, "other.png")]) == 0
 
 
+def test_a_val_that_is_not_there_is_named_by_its_key(scenes: Path, tmp_path: Path) -> None:
+    val = ExamSection(uri=f"{scenes}/images", annotations=str(tmp_path / "none.json"))
+    with pytest.raises(JobError, match=r"^data\.val\.annotations: there is no .*/none\.json$"):
+        given_exam(val, ("plant",))
+
+
 def test_categories_that_are_no_class_are_not_measured(scenes: Path, tmp_path: Path) -> None:
     val = ExamSection(uri=f"{scenes}/images", annotations=f"{scenes}/truth.json")
     truth = json.loads((scenes / "truth.json").read_text())
