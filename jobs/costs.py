@@ -13,10 +13,12 @@ from jobs.estimate import Estimate, Todo, estimate, estimate_tiled, read_headers
 from jobs.progress import duration
 from jobs.rates import MEGA, Rate, measured, measured_tiled
 from jobs.spec import SegmentSpec
+from pipeline.geo.windows import inside
 from pipeline.inputs import Inputs
 from pipeline.records import ImageRef
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
+from pipeline.tiled.frozen import read_frozen
 
 SHOWN = 3
 """Refused inputs that are shown."""
@@ -80,7 +82,7 @@ def _of_windows(
     if rate is None:
         yield "estimate", NONE
         return
-    sizes = [ref.window.width * ref.window.height / MEGA for ref in ahead.sample if ref.window is not None]
+    sizes = [megapixels for ref in ahead.sample if (megapixels := _megapixels(ref)) is not None]
     windows = Todo(ahead.images, ahead.shards, _workers(spec, ahead.shards), ahead.size)
     stitched = Todo(ahead.stitched, ahead.rasters, _workers(spec, ahead.rasters))
     mean = sum(sizes) / len(sizes) if sizes else None
@@ -89,6 +91,15 @@ def _of_windows(
     stitching = f", {1 / rate.stitching:.1f} stitched" if rate.stitching else ""
     yield "measured", _speed(rate.windows, "windows", runs) + stitching
     yield _requests(cost)
+
+
+def _megapixels(ref: ImageRef) -> float | None:
+    """Of what of a window lies in its raster."""
+    if ref.window is None or ref.raster is None:
+        return None
+    raster = read_frozen(ref.raster)
+    part = inside(ref.window, raster.width, raster.height)
+    return part.width * part.height / MEGA
 
 
 def _workers(spec: SegmentSpec, shards: int) -> int:

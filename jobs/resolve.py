@@ -116,7 +116,7 @@ def tiling_of(spec: SegmentSpec, config: ModelConfig) -> Tiling | None:
     if section is None:
         return None
     own = resize.scale if isinstance(resize, FixedScale) else 1.0
-    return Tiling(
+    tiling = Tiling(
         size=section.size,
         overlap=section.overlap,
         scale=own if section.scale is None else section.scale,
@@ -128,6 +128,7 @@ def tiling_of(spec: SegmentSpec, config: ModelConfig) -> Tiling | None:
         norms=section.norms,
         crs=None if spec.output.crs is None else _crs(spec.output.crs),
     )
+    return tiling.on_grid()
 
 
 def _crs(given: str) -> str:

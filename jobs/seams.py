@@ -17,6 +17,7 @@ from condinst.instances import Instances
 from jobs.errors import JobError
 from pipeline import tables
 from pipeline.commit import Commit
+from pipeline.geo.windows import inside
 from pipeline.plan import read_shard
 from pipeline.stitch import Windows
 from pipeline.stitch.seams import Seams, Side, compare, seam_lines
@@ -101,7 +102,9 @@ class Raster:
         """(s, 4) the borders between its windows."""
         if self.windows is None or not self.frozen.windows:
             return np.zeros((0, 4), np.int64)
-        return seam_lines(Windows.of([seen.window for seen in self.windows.seen(self.frozen)]))
+        seen = self.windows.seen(self.frozen)
+        parts = [inside(one.window, self.frozen.width, self.frozen.height) for one in seen]
+        return seam_lines(Windows.of(parts))
 
 
 def rasters(run: Run) -> Iterator[Raster]:

@@ -30,6 +30,7 @@ from pipeline.settings import AUTO, BATCH_IMAGES, SegmentSettings
 from pipeline.storage import Store
 from pipeline.tiled.nodata import on_data
 from pipeline.tiled.norms import NOTHING, RasterNorms, Statistics
+from pipeline.tiled.pixels import framed
 from pipeline.tiled.reading import WindowReader
 
 Look = Callable[[ImageRef], tuple[Rgb, NDArray[np.bool_] | None]]
@@ -94,13 +95,15 @@ def _norms_of(
 def looking(settings: SegmentSettings) -> Look:
     """How a job's inputs are looked at here."""
     # Decoded in full whatever the spec says: what is drawn is the image itself.
-    inputs, windows = Inputs(settings.sources), WindowReader(settings.sources)
+    inputs = Inputs(settings.sources)
+    windows = WindowReader(settings.sources, 1 if settings.tiling is None else settings.tiling.multiple)
     limits = settings.limits
 
     def look(ref: ImageRef) -> tuple[Rgb, NDArray[np.bool_] | None]:
         if ref.window is not None:
             pixels = windows.read(ref, limits, lambda data: decode(data, limits))
-            return pixels.rgb, pixels.valid
+            shown = framed(pixels, ref.window, windows.multiple)
+            return shown.rgb, shown.valid
         return decode(inputs.fetch(ref, limits.bytes)[0], limits), None
 
     return look

@@ -20,7 +20,7 @@ from pipeline.inputs import Inputs
 from pipeline.records import ImageRef, InputRejected, Status, describe
 from pipeline.rows import Outcome
 from pipeline.storage import StoreError
-from pipeline.tiled.pixels import WindowPixels
+from pipeline.tiled.pixels import WindowPixels, framed
 from pipeline.tiled.reading import WindowReader, lacking_data
 
 Prepare = Callable[[NDArray[np.uint8], Size | None], Prepared]
@@ -44,6 +44,8 @@ class Ready:
     prepared: Prepared
     valid: NDArray[np.bool_] | None = None
     """Of a window: (height, width) false where its pixels hold no data; None where all do."""
+    frame: tuple[int, int] | None = None
+    """Of a window: pixels left of and above those of its raster; None where nothing is around these."""
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -173,13 +175,17 @@ class Feeder:
     def _prepare_window(self, task: _Task, outcome: Outcome, pixels: WindowPixels, start: float) -> None:
         """In a decoding thread: a window's pixels at the model's scale."""
         try:
+            assert self._windows is not None
+            assert task.ref.window is not None
             with task.clock.stage("prepare"):
-                prepared = self._prepare(pixels.rgb, None)
+                whole = framed(pixels, task.ref.window, self._windows.multiple)
+                prepared = self._prepare(whole.rgb, None)
         except Exception as error:
             task.future.set_result(Refused(task.index, _refusal(outcome, error)))
         else:
             outcome = replace(outcome, decode_ms=(time.monotonic() - start) * 1000)
-            task.future.set_result(Ready(task.index, outcome, prepared, pixels.valid))
+            frame = None if whole.rgb is pixels.rgb else (whole.left, whole.top)
+            task.future.set_result(Ready(task.index, outcome, prepared, whole.valid, frame))
 
     def _hand_on(self, task: _Task, work: Callable[..., None], *arguments: object) -> None:
         """Give a decoding thread its turn."""

@@ -30,7 +30,7 @@ from pipeline.rows import Outcome, count_values, images_table, instances_table, 
 from pipeline.schemas import file_metadata
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
-from pipeline.tiled.nodata import on_data
+from pipeline.tiled.nodata import off_frame, on_data
 from pipeline.tiled.norms import NOTHING, RasterNorms, Statistics
 from pipeline.tiled.reading import WindowReader
 from pipeline.watchdog import Watchdog
@@ -74,7 +74,9 @@ class Worker:
             images=settings.prefetch_images,
             bytes=settings.prefetch_bytes,
             decoders=max(2, settings.cpus),
-            windows=None if settings.tiling is None else WindowReader(settings.sources),
+            windows=None
+            if settings.tiling is None
+            else WindowReader(settings.sources, settings.tiling.multiple),
             least=least_size(self._model, settings),
         )
         tiling = settings.tiling
@@ -180,6 +182,8 @@ class Worker:
         found = visible(inferred.found)
         if ready.valid is not None:
             found = on_data(found, ready.valid)
+        if ready.frame is not None and outcome.size is not None:
+            found = off_frame(found, *ready.frame, outcome.size)
         status = Status.OK if len(found) else Status.EMPTY
         return replace(outcome, status=status, found=found, infer_ms=inferred.ms)
 

@@ -89,7 +89,9 @@ class RasterArea:
         left, top, right, bottom = self.shape.bounds
         return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
-    def windows(self, size: int, overlap: int, grid: float = 1) -> tuple[Grid, NDArray[np.int64]]:
+    def windows(
+        self, size: int, overlap: int, grid: int = 1, phase: tuple[int, int] = (0, 0)
+    ) -> tuple[Grid, NDArray[np.int64]]:
         """A grid over the area, as `pipeline.geo.windows` makes it; the numbers of its windows in it, rising.
 
         The grid reaches `overlap` beyond the area, inside the raster, so that what stands on the area's edge
@@ -98,8 +100,16 @@ class RasterArea:
         left, top, right, bottom = self.part
         x, y = left - overlap, top - overlap
         around = Window(x, y, right + overlap - x, bottom + overlap - y)
-        found = windows(self.width, self.height, size, overlap, around, grid)
+        found = windows(self.width, self.height, size, overlap, around, grid, phase)
         return found, np.concatenate([np.zeros(0, np.int64), *self._among(found)])
+
+    def squares(self, side: int) -> Iterator[tuple[int, int]]:
+        """Top left pixels, multiples of `side`, of squares in the raster whose centre lies in the area."""
+        left, top, right, bottom = self.part
+        columns = np.arange(left // side * side, min(right, self.width - side + 1), side)
+        for y in range(top // side * side, min(bottom, self.height - side + 1), side):
+            inside = shapely.contains_xy(self.shape, columns + side / 2, np.full(len(columns), y + side / 2))
+            yield from ((int(x), y) for x in columns[inside])
 
     def keeps(self, masks: RleMasks) -> NDArray[np.bool_]:
         """(n,) which instances are written: those whose polygon has its point on the surface in the area.

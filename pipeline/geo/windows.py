@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,8 +10,6 @@ from pipeline.records import Window
 
 BAND = 32
 """Rows of windows a band has: a shard of 1,000 windows is then about as wide as it is high."""
-_ROUNDING = 1e-6
-"""What is nearer to a whole number is one."""
 
 
 class Borders(NamedTuple):
@@ -74,17 +71,24 @@ class Grid:
 
 
 def windows(
-    width: int, height: int, size: int, overlap: int, area: Window | None = None, grid: float = 1
+    width: int,
+    height: int,
+    size: int,
+    overlap: int,
+    area: Window | None = None,
+    grid: int = 1,
+    phase: tuple[int, int] = (0, 0),
 ) -> Grid:
     """Cut a raster of `width` x `height` pixels into windows of `size` x `size` that overlap by `overlap`.
 
-    They lie at even distances from the top left, the last of a row and of a column shifted inward. With
-    `area`, they cover that part of the raster alone; where it is smaller than `size` it is widened.
+    They lie at even distances, the last of a row and of a column shifted inward. With `area`, they cover that
+    part of the raster alone; where it is smaller than `size` it is widened.
 
-    All begin on multiples of `grid` pixels, because of a network's strides: it says other things of a picture
-    that lies otherwise under its coarsest maps. So they overlap by `overlap` or by less than a `grid` more,
-    and the last may reach less than a `grid` beyond the raster. Otherwise only windows larger than the raster
-    do. Windows whose distance is less than a `grid` lie anywhere.
+    All begin on multiples of `grid` pixels, counted from `phase` (x, y) pixels left of and above the raster,
+    because of a network's strides: it says other things of a picture that lies otherwise under its coarsest
+    maps. So they overlap by `overlap` or by less than a `grid` more, and the first and the last may reach
+    beyond the raster, by less than a `grid`. Otherwise only windows larger than the raster do. Windows whose
+    distance is less than a `grid` lie anywhere.
 
     Raises ValueError for sizes that cannot be, and for an area outside the raster.
     """
@@ -99,26 +103,24 @@ def windows(
         right, bottom = min(width, area.x + area.width), min(height, area.y + area.height)
         if left >= right or top >= bottom:
             raise ValueError(f"{area} lies outside the raster of {width}x{height} pixels")
-    if size - overlap < grid - _ROUNDING:
-        grid = 1
-    lefts = _starts(left, right, width, size, overlap, grid)
-    return Grid(lefts, _starts(top, bottom, height, size, overlap, grid), size)
+    steps = _Steps(size, size - overlap, grid if size - overlap >= grid else 1)
+    return Grid(steps.over(left, right, width, phase[0]), steps.over(top, bottom, height, phase[1]), size)
 
 
-def _starts(begin: int, end: int, length: int, size: int, overlap: int, grid: float) -> Sequence[int]:
-    """Where windows begin that cover [begin, end) of an axis of `length` pixels."""
-    first = _floor(max(0, min(begin, length - size)) / grid)
-    last = max(first, _ceil((end - size) / grid))
-    step = _floor((size - overlap) / grid)
-    return tuple(_ceil(place * grid) for place in (*range(first, last, step), last))
+@dataclass(frozen=True)
+class _Steps:
+    """Windows of `size` along an axis, `distance` apart at most, on multiples of `grid`."""
 
+    size: int
+    distance: int
+    grid: int
 
-def _floor(value: float) -> int:
-    return math.floor(value + _ROUNDING)
-
-
-def _ceil(value: float) -> int:
-    return math.ceil(value - _ROUNDING)
+    def over(self, begin: int, end: int, length: int, phase: int) -> Sequence[int]:
+        """Where those begin that cover [begin, end) of an axis of `length` pixels."""
+        first = (max(0, min(begin, length - self.size)) + phase) // self.grid
+        last = max(first, -(-(end - self.size + phase) // self.grid))
+        places = (*range(first, last, self.distance // self.grid), last)
+        return tuple(place * self.grid - phase for place in places)
 
 
 def inside(window: Window, width: int, height: int) -> Window:

@@ -45,6 +45,8 @@ class FrozenRaster:
     windows: int = 0
     part: Part | None = None
     """What an area of interest lies in; None where all of it is of interest."""
+    squares: tuple[tuple[int, int], ...] | None = None
+    """Top left of each square in which an area's norms are found; None where they follow from the sizes."""
     status: Status | None = None
     """What it ends as where its header says already that it cannot be read."""
     reason: str | None = None

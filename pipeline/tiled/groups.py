@@ -8,6 +8,7 @@ import numpy as np
 import shapely
 
 from pipeline.geo.polygons import Shapes, footprint
+from pipeline.stitch.ground import grid_offset
 from pipeline.tiled.frozen import FrozenRaster
 
 _LEAST = 1e-6
@@ -50,4 +51,18 @@ def footprints(rasters: Sequence[FrozenRaster], crs: str) -> Shapes:
                 found[at] = footprint(georef, raster.width, raster.height, crs)
             except ValueError:
                 continue
+    return found
+
+
+def offsets(rasters: Sequence[FrozenRaster]) -> list[tuple[int, int]] | None:
+    """Where rasters lie on the grid of the first; None where their grids are not one."""
+    found = []
+    first = rasters[0]
+    for raster in rasters:
+        if raster.crs is None or raster.crs != first.crs or not (raster.transform and first.transform):
+            return None
+        offset = grid_offset(first.transform, raster.transform, (raster.height, raster.width))
+        if offset is None:
+            return None
+        found.append(offset)
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +38,14 @@ def on_data(found: Instances, valid: NDArray[np.bool_]) -> Instances:
         parts.append(mask)
     kept = RleMasks.concatenate(parts)[keep]
     return Instances(boxes[keep], found.scores[keep], found.classes[keep], kept)
+
+
+def off_frame(found: Instances, left: int, top: int, size: tuple[int, int]) -> Instances:
+    """Instances on data, found in pixels that a frame lies around, in those within it; `size` is theirs."""
+    boxes = found.boxes - np.array([left, top, left, top], np.float32)
+    boxes[:, 0::2], boxes[:, 1::2] = boxes[:, 0::2].clip(0, size[1]), boxes[:, 1::2].clip(0, size[0])
+    masks = replace(found.masks, x=found.masks.x - np.int32(left), y=found.masks.y - np.int32(top))
+    return Instances(boxes, found.scores, found.classes, masks)
 
 
 def tight(pixels: NDArray[np.bool_], x: int, y: int) -> RleMasks:

@@ -1,8 +1,9 @@
 """What the head's norms find in a raster as a whole, so that they are the same in all of its windows.
 
-Found in squares at even distances over the raster, or over its area of interest: which ones depends on
-neither the tiling nor the shard, so any worker finds the same. The first to put it in the store decides for
-all. Squares that cannot be read are left out.
+Found in squares at even distances over the raster, or in its area of interest; in a small raster everywhere.
+Which ones depends on neither the tiling nor the shard, so any worker finds the same. The first to put it in
+the store decides for all. Squares that cannot be read are left out. A raster that is one small window finds
+the same by itself.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from pipeline.geo.aoi import RasterArea
 from pipeline.records import ImageRef, Window
 from pipeline.storage import NotFound, Store, StoreError
-from pipeline.tiled.frozen import FrozenRaster, read_frozen
+from pipeline.tiled.frozen import FrozenRaster, Part, read_frozen
 from pipeline.watchdog import unhurried
 
 SIDE = 512
 """Of a square, in pixels of the network's input."""
 ACROSS = 4
-"""Squares along either edge of a raster, at most."""
-SMALL = 4
-"""Squares up to which a raster is too small to be looked at beside its windows, which then have their own."""
+"""Squares along either edge of a raster, at most, but for strips."""
+SMALL = 1024
+"""Of a raster's edges in pixels of the network's input: up to this all of it is looked at, as one."""
 _KEPT = 256
 _NAME = "norms"
 
@@ -66,12 +68,12 @@ class RasterNorms:
 
     def _find(self, key: str, ref: ImageRef, measure: Measure) -> Statistics:
         raster = read_frozen(ref.raster or "{}")
-        if not are_raster_wide(raster, self._scale):
+        squares = squares_of(raster, self._scale)
+        if raster.windows == 1 and is_small(raster, self._scale):
             return NOTHING
         standing = self._read(key)
         if standing is not None:
             return standing
-        squares = squares_of(raster, self._scale)
         return self._decide(key, measure([_square(ref, square) for square in squares]))
 
     def _read(self, key: str) -> Statistics | None:
@@ -93,30 +95,52 @@ class RasterNorms:
         return found
 
 
-def are_raster_wide(raster: FrozenRaster, scale: float) -> bool:
-    """Whether a raster's windows share statistics: not where it, or what of it is of interest, is small."""
-    return len(squares_of(raster, scale)) > SMALL
+def is_small(raster: FrozenRaster, scale: float) -> bool:
+    """Whether all that is of interest in a raster can be looked at as one."""
+    left, top, right, bottom = _part(raster)
+    return max(right - left, bottom - top) * scale <= SMALL
 
 
 def squares_of(raster: FrozenRaster, scale: float) -> list[Window]:
     """Squares of what is of interest in a raster, at most `ACROSS` by `ACROSS`, at even distances."""
-    side = max(1, round(SIDE / scale))
+    left, top, right, bottom = _part(raster)
+    if is_small(raster, scale):
+        return [Window(left, top, right - left, bottom - top)]
+    side = side_of(scale)
+    if raster.squares is not None:
+        return [Window(x, y, side, side) for x, y in raster.squares]
+    across, down = (max(1, (end - begin) // side) for begin, end in ((left, right), (top, bottom)))
+    most = ACROSS * ACROSS
+    columns = _starts(left, right, side, min(across, max(ACROSS, most // down)))
+    rows = _starts(top, bottom, side, min(down, max(ACROSS, most // across)))
+    return [Window(x, y, min(side, right - x), min(side, bottom - y)) for y in rows for x in columns]
+
+
+def squares_in(area: RasterArea, scale: float) -> tuple[tuple[int, int], ...] | None:
+    """Squares of an area of interest, at even distances among those in it; None where no square is."""
+    found = list(area.squares(side_of(scale)))
+    count = min(len(found), ACROSS * ACROSS)
+    return tuple(found[len(found) * number // count] for number in range(count)) or None
+
+
+def side_of(scale: float) -> int:
+    """Of a square, in pixels of a raster's view."""
+    return max(1, round(SIDE / scale))
+
+
+def _part(raster: FrozenRaster) -> Part:
     left, top, right, bottom = raster.part or (0, 0, raster.width, raster.height)
-    columns = _starts(left, right, raster.width, side)
-    rows = _starts(top, bottom, raster.height, side)
-    return [Window(x, y, side, side) for y in rows for x in columns]
+    return max(0, left), max(0, top), min(right, raster.width), min(bottom, raster.height)
 
 
-def _starts(first: int, end: int, length: int, side: int) -> list[int]:
-    """Where squares begin along one edge: on multiples of their side, where there is the room."""
-    first = max(0, min(first, length - side))
-    room = max(0, min(end, length) - first - side)
-    count = min(ACROSS, 1 + -(-room // side))
+def _starts(first: int, end: int, side: int, count: int) -> list[int]:
+    """Where `count` squares begin along one edge: on multiples of their side, where there is the room."""
+    room = max(0, end - first - side)
     if count == 1:
-        return [first]
+        return [first + room // 2]
     starts = [first + room * number // (count - 1) for number in range(count)]
     if room >= ACROSS * side:  # so that a tiled raster has to be read in few of its blocks
-        starts = [start // side * side for start in starts]
+        starts = [max(first, start // side * side) for start in starts]
     return starts
 
 

@@ -24,6 +24,34 @@ class WindowPixels:
     """(height, width) false for nodata; None where all is data."""
 
 
+@dataclass(frozen=True)
+class Framed:
+    """A window's pixels with a frame of its outermost ones, where it reaches beyond its raster."""
+
+    rgb: Rgb
+    valid: NDArray[np.bool_] | None
+    """(height, width) false for nodata and on the frame; None where all is data."""
+    left: int
+    top: int
+    """Width and height of the frame before the first pixel."""
+
+
+def framed(pixels: WindowPixels, window: Window, multiple: int) -> Framed:
+    """Pixels where they lie in their window, with edges that are multiples of `multiple`.
+
+    What is missing on the right and at the bottom otherwise is left to the network's own padding.
+    """
+    height, width = pixels.rgb.shape[:2]
+    left, top = max(0, -window.x), max(0, -window.y)
+    right, bottom = -(left + width) % multiple, -(top + height) % multiple
+    if not (left or top or right or bottom):
+        return Framed(pixels.rgb, pixels.valid, 0, 0)
+    around = ((top, bottom), (left, right))
+    valid = np.ones((height, width), np.bool_) if pixels.valid is None else pixels.valid
+    rgb: Rgb = np.pad(pixels.rgb, (*around, (0, 0)), mode="edge")
+    return Framed(rgb, np.pad(valid, around), left, top)
+
+
 def window_pixels(raster: Raster, frozen: FrozenRaster, window: Window) -> WindowPixels:
     """Read a window as the plan says.
 

@@ -31,9 +31,9 @@ from pipeline.storage import Store
 from pipeline.tiled.areas import areas_bytes, on_raster, read_areas
 from pipeline.tiled.children import RasterChildren
 from pipeline.tiled.frozen import FrozenRaster, Part
-from pipeline.tiled.groups import groups
+from pipeline.tiled.groups import groups, offsets
 from pipeline.tiled.inspect import Inspector
-from pipeline.tiled.norms import are_raster_wide
+from pipeline.tiled.norms import squares_in
 from pipeline.tiled.settings import Tiling
 
 INSPECTORS = 4
@@ -54,6 +54,16 @@ class Cut:
     raster: FrozenRaster
     windows: _Windows | None
     """A grid, and the numbers of its windows that are read; None where there are none."""
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What of a raster is looked at."""
+
+    windows: _Windows
+    part: Part | None = None
+    """Of an area of interest, as `FrozenRaster` has it; the squares too."""
+    squares: tuple[tuple[int, int], ...] | None = None
 
 
 def open_windows(output: Store) -> Store:
@@ -196,7 +206,21 @@ class _Freezing:
             return
         kept = list(cuts)
         for members in groups([cut.raster for cut in kept], self._crs()):
-            yield [kept[member] for member in members]
+            yield self._in_phase([kept[member] for member in members])
+
+    def _in_phase(self, unit: Sequence[Cut]) -> Sequence[Cut]:
+        """Rasters of one grid of pixels, cut so that their windows lie on one grid too."""
+        places = offsets([cut.raster for cut in unit]) if len(unit) > 1 else None
+        if places is None:
+            return unit
+        grid = self._tiling.grid
+        return [self._recut(cut, (x % grid, y % grid)) for cut, (x, y) in zip(unit, places, strict=True)]
+
+    def _recut(self, cut: Cut, phase: tuple[int, int]) -> Cut:
+        found = self._grid(cut.ref, cut.raster, phase)
+        if found is None:
+            return cut
+        return replace(cut, raster=replace(cut.raster, windows=len(found.windows[1])), windows=found.windows)
 
     def _cuts(self) -> Iterator[Cut]:
         children = RasterChildren(self._limits)
@@ -222,29 +246,22 @@ class _Freezing:
             self._tally.bytes -= ref.bytes or 0
             self._tally.skipped["outside_area"] += 1
             return None
-        windows, part = found
-        return Cut(row, ref, replace(raster, windows=len(windows[1]), part=part), windows)
+        frozen = replace(raster, windows=len(found.windows[1]), part=found.part, squares=found.squares)
+        return Cut(row, ref, frozen, found.windows)
 
-    def _grid(self, ref: ImageRef, raster: FrozenRaster) -> tuple[_Windows, Part | None] | None:
+    def _grid(self, ref: ImageRef, raster: FrozenRaster, phase: tuple[int, int] = (0, 0)) -> _Looked | None:
         """Which windows of a raster are read, and what of it is of interest; None where nothing is."""
-        size, overlap = self._tiling.size, self._tiling.overlap
+        size, overlap, grid = self._tiling.size, self._tiling.overlap, self._tiling.grid
         if ref.source not in self._areas:
-            whole = windows(raster.width, raster.height, size, overlap, grid=self._step(raster))
-            return (whole, np.arange(len(whole))), None
+            whole = windows(raster.width, raster.height, size, overlap, grid=grid, phase=phase)
+            return _Looked((whole, np.arange(len(whole))))
         if raster.georef is None:
             raise ValueError("an `area` was asked for, and the image does not say where it lies")
         area = on_raster(self._areas, ref.source, raster)
         if area is None:
             return None
-        return area.windows(size, overlap, self._step(replace(raster, part=area.part))), area.part
-
-    def _step(self, raster: FrozenRaster) -> float:
-        """Pixels on whose multiples the raster's windows begin.
-
-        Those that have their own norms lie anywhere: what is padded beyond the raster would change these.
-        """
-        wide = self._tiling.norms == "raster" and are_raster_wide(raster, self._tiling.scale)
-        return self._tiling.grid if wide else 1
+        squares = squares_in(area, self._tiling.scale) if self._tiling.norms == "raster" else None
+        return _Looked(area.windows(size, overlap, grid, phase), area.part, squares)
 
     def _put(self, cut: Cut) -> int:
         """Write a raster's row and its windows; returns what it weighs in a shard."""

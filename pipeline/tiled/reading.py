@@ -35,7 +35,9 @@ Elsewhere = Callable[[Ranged, FrozenRaster, Window], WindowPixels]
 class WindowReader:
     """Reads the windows of a plan through their sources' options. Safe in threads."""
 
-    def __init__(self, sources: Sequence[InputSource]) -> None:
+    def __init__(self, sources: Sequence[InputSource], multiple: int = 1) -> None:
+        """`multiple` is what `framed` is to bring the windows' edges to."""
+        self.multiple = multiple
         self._inputs = Inputs(sources)
         self._rasters = Rasters()
         self._photographs: OrderedDict[tuple[str, str | None], _Photograph] = OrderedDict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from condinst.config import SIZE_DIVISOR
@@ -35,9 +35,29 @@ class Tiling:
     """CRS of the geometries; None for that of the rasters."""
 
     @property
-    def grid(self) -> float:
-        """Pixels of a window between two places that lie alike under the network's maps."""
-        return SIZE_DIVISOR / self.scale
+    def grid(self) -> int:
+        """Pixels of a window between two places that lie alike under the network's maps.
+
+        1 where windows have norms of their own, which what is padded beyond the raster would change.
+        """
+        return 1 if self.norms == "window" else max(1, round(SIZE_DIVISOR / self.scale))
+
+    def on_grid(self) -> Tiling:
+        """The same with the nearest `scale` at which the grid has whole pixels, and windows that fit it.
+
+        Windows become as large as the network pads them to in any case; the overlap no smaller.
+        """
+        grid = self.grid
+        if grid == 1:
+            return self
+        size = -(-self.size // grid) * grid
+        distance = (size - self.overlap) // grid * grid or size - self.overlap
+        return replace(self, scale=SIZE_DIVISOR / grid, size=size, overlap=size - distance)
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that a window's edges are to be multiples of, so that it is resized by `scale` exactly."""
+        return 1 if self.scale == 1 else self.grid
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Tiling:
@@ -52,6 +72,7 @@ class Tiling:
         return {
             "size": self.size,
             "overlap": self.overlap,
+            "grid": self.grid,
             "scale": self.scale,
             "resolution": self.resolution,
             "bands": None if self.bands is None else list(self.bands),

@@ -18,7 +18,7 @@ from pipeline.geo.windows import inside
 from pipeline.records import Window
 from pipeline.stitch import Stitcher, Windows
 from pipeline.stitch.fragments import Fragments, moved, pick
-from pipeline.stitch.ground import duplicates, grid_offset
+from pipeline.stitch.ground import duplicates
 from pipeline.stitch.regions import Ints
 from pipeline.tiled.found import Seen, WindowsFound
 from pipeline.tiled.frozen import FrozenRaster
@@ -42,20 +42,6 @@ class Part:
     area: RasterArea | None = None
     offset: tuple[int, int] = (0, 0)
     """Where its top left pixel lies on the unit's grid."""
-
-
-def offsets(rasters: Sequence[FrozenRaster]) -> list[tuple[int, int]] | None:
-    """Where rasters lie on the grid of the first; None where their grids are not one."""
-    found = []
-    first = rasters[0]
-    for raster in rasters:
-        if raster.crs is None or raster.crs != first.crs or not (raster.transform and first.transform):
-            return None
-        offset = grid_offset(first.transform, raster.transform, (raster.height, raster.width))
-        if offset is None:
-            return None
-        found.append(offset)
-    return found
 
 
 def step(what: str, shard: str) -> AbstractContextManager[None]:

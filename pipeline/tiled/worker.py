@@ -28,11 +28,11 @@ from pipeline.tiled.again import outdated, retried_windows
 from pipeline.tiled.areas import load_areas, on_raster
 from pipeline.tiled.found import Seen, WindowsFound, window_shards
 from pipeline.tiled.frozen import FrozenRaster, read_frozen
-from pipeline.tiled.groups import groups
+from pipeline.tiled.groups import groups, offsets
 from pipeline.tiled.planning import open_windows
 from pipeline.tiled.spool import Spool
 from pipeline.tiled.tablewriter import InstancesFile
-from pipeline.tiled.together import Part, offsets, step, stitch_into, worse
+from pipeline.tiled.together import Part, step, stitch_into, worse
 from pipeline.watchdog import Watchdog
 from pipeline.weights import class_names
 

@@ -25,8 +25,10 @@ from pipeline.export.places import write_places
 from pipeline.export.selection import Selection
 from pipeline.ledger import Ledger
 from pipeline.manifest import InputSource
+from pipeline.stitch.seams import compare
 from pipeline.storage import Store
 from pipeline.tiled import together
+from pipeline.tiled.found import instances_of
 from pipeline.tiled.settings import Tiling
 from pipeline.verify import Outcome, verify
 from tests.bench.mosaic import quarters, segmented
@@ -233,12 +235,40 @@ def test_nothing_is_stitched_before_its_windows_are_committed(
 def test_rasters_that_overlap_give_what_the_single_raster_gives_when_asked(tmp_path: Path) -> None:
     """Of a scene on which what the parts' rims cut would make 15 in a hundred more."""
     mosaic = segmented(tmp_path, 12, 640, 96, Tiling(size=256, overlap=64, across_rasters=True))
-    assert len(mosaic.whole) > 70
-    assert len(mosaic.parts) == pytest.approx(len(mosaic.whole), rel=0.01)
     sides = mosaic.compared
+    assert sides.reference.instances > 70
     assert sides.tiled.instances == pytest.approx(sides.reference.instances, rel=0.01)
     assert sides.tiled.alone_elsewhere == sides.reference.alone_elsewhere == 0
     assert verify(Store.open(str(tmp_path / "out-parts")), full=True).outcome is Outcome.GOOD
+
+
+def test_a_mosaic_cut_anywhere_gives_what_the_single_raster_gives(tmp_path: Path) -> None:
+    """Into rasters that begin on no multiple of the network's stride, larger than is looked at as one."""
+    mosaic = segmented(tmp_path, 21, 1500, 600, Tiling(size=512, overlap=128, across_rasters=True))
+    sides = mosaic.compared
+    assert sides.reference.instances > 300
+    assert sides.matched > 0.98
+    assert sides.duplicates < 0.003
+    assert sides.tiled.instances == pytest.approx(sides.reference.instances, rel=0.01)
+    assert verify(Store.open(str(tmp_path / "out-parts")), full=True).outcome is Outcome.GOOD
+
+
+@pytest.mark.parametrize("scale", [0.5, 32 / 46])
+def test_windows_at_another_scale_show_what_the_whole_shows(tmp_path: Path, scale: float) -> None:
+    image = np.ascontiguousarray(render(5, 900, 1100).image.transpose(2, 0, 1))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_raster(folder / "a.tif", image)
+    found = {}
+    for size, overlap in ((1610, 0), (552, 230)):
+        tiling = Tiling(size=size, overlap=overlap, scale=scale).on_grid()
+        job = tiled_job(folder, tmp_path / str(size), tiling=tiling, detect={"score_threshold": 0.3})
+        job.do()
+        found[size] = instances_of(job.run.instances())
+        assert verify(job.store, full=True).outcome is Outcome.GOOD
+    sides = compare(found[1610], found[552], np.zeros((0, 4), np.int64), 0.3)
+    assert sides.reference.instances > 30
+    assert sides.matched > 0.95
 
 
 def test_rasters_that_overlap_double_what_lies_in_both_unless_asked(tmp_path: Path) -> None:

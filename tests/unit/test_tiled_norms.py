@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.geo.windows import inside
+from pipeline.geo.aoi import RasterArea
 from pipeline.manifest import InputSource
 from pipeline.records import ImageRef, Window
 from pipeline.storage import Store, StoreError
 from pipeline.tiled.frozen import FrozenRaster, Part
-from pipeline.tiled.norms import ACROSS, RasterNorms, Statistics, squares_of
+from pipeline.tiled.norms import ACROSS, RasterNorms, Statistics, squares_in, squares_of
 from pipeline.tiled.settings import Tiling
 from tests.rasters import write_noise, write_raster
 from tests.tiled import tiled_job
@@ -66,12 +68,27 @@ def test_squares_lie_in_the_raster_and_on_what_is_of_interest(raster: FrozenRast
     left, top, right, bottom = raster.part or (0, 0, raster.width, raster.height)
     assert 1 <= len(squares) == len(set(squares)) <= ACROSS**2
     for square in squares:
-        part = inside(square, raster.width, raster.height)
-        assert (part.width, part.height) == (min(SIDE, raster.width), min(SIDE, raster.height))
-        assert square.x < right
-        assert square.x + SIDE > left
-        assert square.y < bottom
-        assert square.y + SIDE > top
+        assert left <= square.x < square.x + square.width <= right
+        assert top <= square.y < square.y + square.height <= bottom
+    if max(right - left, bottom - top) <= 2 * SIDE:
+        assert squares == [Window(left, top, right - left, bottom - top)]
+    else:
+        size = min(SIDE, right - left), min(SIDE, bottom - top)
+        assert all((square.width, square.height) == size for square in squares)
+
+
+def test_a_strip_is_looked_at_all_along_and_an_area_where_it_is() -> None:
+    strip = squares_of(_raster(SIDE * 100, SIDE), 512 / SIDE)
+    assert len(strip) == ACROSS**2
+    assert (strip[0].x, strip[-1].x) == (0, SIDE * 99)
+    corners = shapely.MultiPolygon([shapely.box(0, 0, 200, 200), shapely.box(4800, 4800, 5000, 5000)])
+    squares = squares_in(RasterArea(corners, 5000, 5000), 512 / SIDE)
+    assert squares is not None
+    assert len(squares) == ACROSS**2
+    places = [shapely.box(x, y, x + SIDE, y + SIDE) for x, y in squares]
+    assert all(shapely.intersects(corners, place) for place in places)
+    raster = replace(_raster(5000, 5000, (0, 0, 5000, 5000)), squares=squares)
+    assert squares_of(raster, 512 / SIDE) == [Window(x, y, SIDE, SIDE) for x, y in squares]
 
 
 def test_a_raster_is_looked_at_once_and_the_first_in_the_store_decides(tmp_path: Path) -> None:
@@ -100,13 +117,16 @@ def test_who_comes_second_takes_what_is_there(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, fast.found)
 
 
-def test_another_raster_has_its_own_and_a_small_one_none(tmp_path: Path) -> None:
+def test_another_raster_has_its_own_and_one_that_is_a_small_window_none(tmp_path: Path) -> None:
     norms, measure = RasterNorms(Store.open(str(tmp_path)), 512 / SIDE), Measured(1)
     norms.of(_ref(_raster(400, 400)), measure)
     norms.of(_ref(_raster(400, 400), "s3://b/b.tif"), measure)
     assert len(measure.asked) == 2
-    assert norms.of(_ref(_raster(2 * SIDE, 2 * SIDE)), measure) is None
+    small = _raster(2 * SIDE, 2 * SIDE)
+    assert norms.of(_ref(replace(small, windows=1)), measure) is None
     assert len(measure.asked) == 2
+    assert norms.of(_ref(small), measure) is not None
+    assert measure.asked[-1] == [Window(0, 0, 2 * SIDE, 2 * SIDE)]
 
 
 def test_where_nothing_could_be_read_windows_have_their_own_for_good(tmp_path: Path) -> None:

@@ -106,9 +106,8 @@ def test_windows_of_a_raster_follow_each_other_and_its_row_says_where(mixed: Pat
     ("scale", "norms", "last"),
     [
         pytest.param(8.0, "raster", 136, id="on multiples of 32 pixels of the network's input, which are 4"),
-        pytest.param(7.0, "raster", 138, id="next to multiples of 32 / 7"),
+        pytest.param(1.0, "raster", 160, id="in a small raster too"),
         pytest.param(8.0, "window", 134, id="anywhere, with norms of their own"),
-        pytest.param(1.0, "raster", 134, id="anywhere, in a raster too small to share norms"),
     ],
 )
 def test_where_the_last_window_begins(tmp_path: Path, scale: float, norms: str, last: int) -> None:
@@ -119,6 +118,43 @@ def test_where_the_last_window_begins(tmp_path: Path, scale: float, norms: str, 
     plan = planned(folder, tmp_path / "out", tiling=tiling)
     places = [ref.window for ref in windows_of(tmp_path / "out", plan)]
     assert max(place.x for place in places if place is not None) == last
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (Tiling(), (1024, 128, 1.0)),
+        (Tiling(size=1000, overlap=100), (1024, 128, 1.0)),
+        (Tiling(size=1000, overlap=0), (1024, 0, 1.0)),
+        (Tiling(scale=0.5), (1024, 128, 0.5)),
+        (Tiling(scale=0.7), (1058, 138, 32 / 46)),
+        (Tiling(size=64, overlap=32, scale=0.25), (128, 32, 0.25)),
+        (Tiling(size=1000, overlap=100, scale=0.7, norms="window"), (1000, 100, 0.7)),
+    ],
+)
+def test_sizes_that_the_grid_asks_for(given: Tiling, expected: tuple[int, int, float]) -> None:
+    found = given.on_grid()
+    assert (found.size, found.overlap, found.scale) == expected
+    assert found.on_grid() == found
+    assert found.size * found.scale % 1 == pytest.approx(0)
+
+
+def test_windows_of_rasters_of_one_grid_lie_on_one_grid_of_the_network(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, left in (("a.tif", 0), ("b.tif", 90), ("c.tif", 145)):
+        place = from_origin(NORTH_UP.c + left * NORTH_UP.a, NORTH_UP.f, NORTH_UP.a, -NORTH_UP.e)
+        write_raster(folder / name, terrain(3, 100, 130), transform=place)
+    tiling = Tiling(size=64, overlap=16, across_rasters=True)
+    plan = planned(folder, tmp_path / "out", tiling=tiling)
+    windows = windows_of(tmp_path / "out", plan)
+    for (name, raster), left in zip(rasters_of(tmp_path / "out", plan).items(), (0, 90, 145), strict=True):
+        mine = [ref.window for ref in windows[raster.first : raster.first + raster.windows]]
+        assert {Path(ref.uri).name for ref in windows[raster.first : raster.first + raster.windows]} == {name}
+        lefts = {window.x for window in mine if window is not None}
+        assert all((left + x) % 32 == 0 for x in lefts)
+        assert min(lefts) <= 0
+        assert max(lefts) + 64 >= 130
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,8 @@ class Place:
                 "max_instances": 10,
             },
             "output": {"uri": str(self.folder / output)},
-            "tiling": {"size": 128, "overlap": 32},
+            # A raster's norms are found once: with a block that could not be read then, they are other ones.
+            "tiling": {"size": 128, "overlap": 32, "norms": "window"},
             "batch": {"images": 1},
             "shards": {"images": 9},
         }
