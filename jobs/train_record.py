@@ -60,14 +60,15 @@ def _placed(section: AnySource) -> AnySource:
 def settled(spec: TrainSpec, record: Mapping[str, Any] | None) -> TrainSpec:
     """The spec without `auto`: as the output's training has it, which another machine may go on with.
 
-    `record` is the output's `train.json`, if there is one; otherwise this machine decides.
+    `record` is the output's `train.json`, if there is one; otherwise the GPU's type decides where the spec
+    says it (`resources.accelerator`), else this machine.
     """
     if spec.training.precision != "auto":
         return spec
     try:
         precision = (record or {})["settings"]["training"]["precision"]
     except (KeyError, TypeError):
-        precision = quickest_precision(spec.device)
+        precision = quickest_precision(spec.device, spec.resources.accelerator)
     return spec.model_copy(update={"training": spec.training.model_copy(update={"precision": precision})})
 
 
