@@ -25,7 +25,7 @@ from jobs.errors import JobError, naming, one_line
 from jobs.exam import Exam, given_exam, held_exam
 from jobs.judge import Judge
 from jobs.resolve import options_of
-from jobs.train_log import SUMMARY_KEY, TrainLog
+from jobs.train_log import TrainLog
 from jobs.train_record import decisive, fingerprint
 from jobs.train_spec import SourceSection, TrainSpec
 from pipeline.checkpoints import Checkpoints
@@ -33,8 +33,6 @@ from pipeline.models import resolved
 from pipeline.samples import Samples, SampleSource
 from pipeline.storage import Store, StoreOptions
 from pipeline.weights import fetch_weights
-
-__all__ = ["SUMMARY_KEY", "Material", "learn", "material"]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ with them Ray Train runs the same `learn` in each.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,13 +15,14 @@ from rich.markup import escape
 from condinst import weights
 from jobs import structured
 from jobs.errors import Incomplete, JobError
-from jobs.learn import SUMMARY_KEY, Material, learn, material
+from jobs.learn import Material, learn, material
 from jobs.quantities import size
 from jobs.resolve import options_of
-from jobs.train_record import claim, placed, settled, standing
+from jobs.train_files import BEST_KEY, BEST_WEIGHTS, LAST_WEIGHTS, SUMMARY_KEY, has, standing
+from jobs.train_record import claim, placed, settled
 from jobs.train_spec import TrainSpec, TrainWorkersSection
 from jobs.train_worker import work
-from pipeline.storage import NotFound, Store
+from pipeline.storage import Store, StoreError
 from pipeline.trainer import Group, WorkersFailed, run_group
 
 TOLD = ("step", "seconds", "ap", "ap50", "ap75")
@@ -44,13 +46,13 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     given = material(spec, console, "cpu" if spec.workers else spec.device)
     counts = {"images": len(given.samples), "instances": given.samples.instances}
     new = claim(store, spec, given.model.config, given.digests, counts)
-    if not new and _done(store):
+    if not new and has(store, SUMMARY_KEY):
         console.print(f"{escape(store.uri)} holds this training, and it is done", soft_wrap=True)
     else:
         _announce(spec, given, console)
         _train(spec, given, console)
-    found: dict[str, object] = json.loads(store.get("best.json"))
-    console.print(f"weights in {escape(store.join('best.safetensors'))}", soft_wrap=True)
+    found: dict[str, object] = json.loads(store.get(BEST_KEY))
+    console.print(f"weights in {escape(store.join(BEST_WEIGHTS))}", soft_wrap=True)
     structured.event("complete", output=store.uri, **{key: found.get(key) for key in TOLD})
     return found
 
@@ -75,9 +77,24 @@ def _train(spec: TrainSpec, given: Material, console: Console) -> None:
             else lambda text: console.out(text, end="", highlight=False),
         )
     except FloatingPointError as error:
-        raise JobError(f"training diverged: {error}; lower training.learning_rate") from None
+        raise JobError(f"training diverged: {error}\n{_remedy(spec)}") from None
     except WorkersFailed as error:
         raise Incomplete(f"{error}\nrun the same command again to go on from the last checkpoint") from None
+
+
+def _remedy(spec: TrainSpec) -> str:
+    """What to do after a training that diverged: its output takes no other learning rate."""
+    store = Store.open(spec.output.uri, options_of(spec.output))
+    advice = "lower training.learning_rate, and name another output.uri: one output holds one training"
+    measured = False
+    with suppress(StoreError):
+        measured = has(store, LAST_WEIGHTS)
+    if not measured:
+        return advice
+    return (
+        f"{advice}. It may start from what was measured here: model.weights: {store.join(LAST_WEIGHTS)}, or "
+        f"{BEST_WEIGHTS} beside it, in place of the keys that describe a network"
+    )
 
 
 def _group(spec: TrainSpec, own: TrainWorkersSection) -> Group:
@@ -92,13 +109,6 @@ def _group(spec: TrainSpec, own: TrainWorkersSection) -> Group:
         accelerator=spec.resources.accelerator,
         env=spec.env,
     )
-
-
-def _done(store: Store) -> bool:
-    try:
-        return bool(store.head(SUMMARY_KEY))
-    except NotFound:
-        return False
 
 
 def _announce(spec: TrainSpec, given: Material, console: Console) -> None:

@@ -14,11 +14,11 @@ from jobs.conventions import JobSpec
 from jobs.errors import Refused
 from jobs.report import versions
 from jobs.resolve import absolute
+from jobs.train_files import JOB_KEY, standing
 from jobs.train_spec import ExamSection, SourceSection, TrainSpec
 from pipeline.settings import difference
-from pipeline.storage import NotFound, Store
+from pipeline.storage import Store
 
-JOB_KEY = "train.json"
 _ACCESS = ("endpoint", "region", "profile", "anonymous", "requester_pays", "requests_per_second")
 """How a store is reached: may change from run to run."""
 _FREE = (
@@ -108,19 +108,6 @@ def claim(
         return True
     _compare(store, standing(store) or {}, settings)
     return False
-
-
-def standing(store: Store) -> dict[str, Any] | None:
-    """The output's `train.json`; None where no training ever ran. Raises Refused for one that is not ours."""
-    try:
-        record = json.loads(store.get(JOB_KEY))
-    except NotFound:
-        return None
-    except ValueError as error:
-        raise Refused(f"{store.join(JOB_KEY)} is not JSON ({error}); name another output") from None
-    if not isinstance(record, dict):
-        raise Refused(f"{store.join(JOB_KEY)} was not written by this program; name another output")
-    return record
 
 
 def _compare(store: Store, record: Mapping[str, Any], settings: Mapping[str, object]) -> None:

@@ -22,7 +22,7 @@ from condinst import weightsfile
 from jobs.check import load_text
 from jobs.scenes.dataset import write_dataset
 from jobs.train import train_job
-from jobs.train_log import read_log
+from jobs.train_files import read_log
 from jobs.train_spec import TrainSpec
 from pipeline.storage import Store
 from pipeline.trainer import Group, post, run_group

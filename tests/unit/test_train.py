@@ -27,8 +27,9 @@ from jobs.learn import material
 from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
 from jobs.train import _group, train_job
-from jobs.train_log import TrainLog, read_log
-from jobs.train_record import JOB_KEY, claim, placed
+from jobs.train_files import JOB_KEY, read_log
+from jobs.train_log import TrainLog
+from jobs.train_record import claim, placed
 from jobs.train_spec import DataSection, ExamSection, SourceSection, TrainSpec
 from jobs.train_worker import work
 from pipeline.checkpoints import CheckpointError, Checkpoints
@@ -200,6 +201,29 @@ def losses_of(output: Path) -> list[dict[str, float]]:
         {k: v for k, v in step.items() if k not in ("seconds", "wait")}
         for step in read_log(Store.open(str(output)))
     ]
+
+
+def test_of_one_that_diverges_the_remedy_is_one_that_is_taken(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(scenes, tmp_path / "out")
+
+    def diverges(*_: object) -> None:
+        raise FloatingPointError("11 steps in a row")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.train.learn", diverges)
+        with pytest.raises(JobError, match=r"lower training\.learning_rate, and name another output") as told:
+            run(spec)
+        assert "model.weights" not in str(told.value), "nothing was measured yet"
+        last = tmp_path / "out" / "last.safetensors"
+        last.write_bytes(tiny_weights(tmp_path).read_bytes())
+        with pytest.raises(JobError, match=f"model.weights: {last}"):
+            run(spec)
+    advised = spec_of(
+        scenes, tmp_path / "again", f"  weights: {last}\n", "", 96, 0, "training.learning_rate=1e-4"
+    )
+    assert run(advised)[0]["step"]
 
 
 def test_of_a_damaged_checkpoint_the_remedy_is_told(scenes: Path, tmp_path: Path) -> None:
