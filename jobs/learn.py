@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from condinst import CondInst, parallel, weights, weightsfile
 from condinst.criterion import Criterion
-from condinst.finetune import with_classes
+from condinst.finetune import Taken, with_classes
 from condinst.fit import fit
 from condinst.sampling import Order
 from condinst.training import Training
@@ -46,6 +46,8 @@ class Material:
     """sha256 of what it reads: annotations, weights; and of which images are left out, if any are."""
     start: str | None
     """Where the weights of `model.weights` lie: of a `current.json` the version."""
+    taken: Taken | None = None
+    """What became of the classes of those weights."""
 
 
 def material(spec: TrainSpec, console: Console, device: str, start: str | None = None) -> Material:
@@ -63,8 +65,8 @@ def material(spec: TrainSpec, console: Console, device: str, start: str | None =
     torch.manual_seed(spec.seed)
     if spec.model.weights is not None:
         start = start or resolved(spec.model.weights, StoreOptions())
-    model, parents = _model(spec, samples.classes, console, device, start)
-    return Material(samples, exam, model, {**samples.digests, **parents}, start)
+    model, parents, taken = _model(spec, samples.classes, device, start)
+    return Material(samples, exam, model, {**samples.digests, **parents}, start, taken)
 
 
 def _tell_unlisted(samples: Samples, console: Console) -> None:
@@ -180,17 +182,20 @@ def _source(section: SourceSection) -> SampleSource:
 
 
 def _model(
-    spec: TrainSpec, classes: tuple[str, ...], console: Console, device: str, start: str | None
-) -> tuple[CondInst, dict[str, str]]:
-    """The network that training starts from, on a device; and the digest of the weights it took over."""
+    spec: TrainSpec, classes: tuple[str, ...], device: str, start: str | None
+) -> tuple[CondInst, dict[str, str], Taken | None]:
+    """The network that training starts from, on a device; the digest of the weights it took over; and what
+    became of their classes.
+    """
     parents: dict[str, str] = {}
+    taken = None
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
         if start is not None:
             with naming("model.weights"):
                 path = fetch_weights(start, StoreOptions(), Path(folder))
                 loaded = weights.load_for_training(path)
                 parents["weights"] = weightsfile.digest(path)
-            model = _adapted(spec, loaded, classes, console)
+            model, taken = _adapted(spec, loaded, classes)
         else:
             try:
                 model = CondInst(spec.model.config(classes))
@@ -205,14 +210,11 @@ def _model(
         raise JobError(f"loss.semantic: {spec.model.weights} has no semantic head; set it to false")
     model.backbone.freeze(spec.model.freeze)
     moved: CondInst = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved, parents
+    return moved, parents, taken
 
 
-def _adapted(spec: TrainSpec, model: CondInst, classes: tuple[str, ...], console: Console) -> CondInst:
-    """Another model made to fit the spec's classes, input and detection; says what became of its classes."""
+def _adapted(spec: TrainSpec, model: CondInst, classes: tuple[str, ...]) -> tuple[CondInst, Taken]:
+    """Another model made to fit the spec's classes, input and detection; and what became of its classes."""
     model, taken = with_classes(model, classes)
-    for verb, names in (("keeps", taken.kept), ("begins", taken.new), ("drops", taken.dropped)):
-        if names:
-            console.print(f"{verb} {', '.join(map(escape, names))}", highlight=False)
     model.config = model.config.model_copy(update=spec.model.stated())
-    return model
+    return model, taken

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.markup import escape
 
 from condinst import weights
+from condinst.finetune import Taken
 from jobs import structured
-from jobs.errors import Incomplete, JobError
+from jobs.errors import Incomplete, JobError, one_line
 from jobs.learn import Material, learn, material
 from jobs.quantities import size
 from jobs.resolve import options_of
@@ -45,7 +47,8 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     # Beside workers this process only looks at it: their GPUs are elsewhere.
     given = material(spec, console, "cpu" if spec.workers else spec.device)
     counts = {"images": len(given.samples), "instances": given.samples.instances}
-    new = claim(store, spec, given.model.config, given.digests, counts)
+    classes = {} if given.taken is None else {"classes": asdict(given.taken)}
+    new = claim(store, spec, given.model.config, given.digests, {**counts, **classes})
     if not new and has(store, SUMMARY_KEY):
         console.print(f"{escape(store.uri)} holds this training, and it is done", soft_wrap=True)
     else:
@@ -112,6 +115,8 @@ def _group(spec: TrainSpec, own: TrainWorkersSection) -> Group:
 
 
 def _announce(spec: TrainSpec, given: Material, console: Console) -> None:
+    if given.taken is not None:
+        _tell_classes(given.taken, console)
     size = weights.num_parameters(given.model.config) / 1e6
     by = "" if spec.workers is None else f" with {spec.workers.count} workers"
     console.print(
@@ -129,6 +134,14 @@ def _announce(spec: TrainSpec, given: Material, console: Console) -> None:
         steps=spec.training.steps,
         workers=1 if spec.workers is None else spec.workers.count,
     )
+
+
+def _tell_classes(taken: Taken, console: Console) -> None:
+    """Say what became of the classes of `model.weights`: one that is misspelt begins from nothing."""
+    for verb, names in (("keeps", taken.kept), ("begins", taken.new), ("drops", taken.dropped)):
+        if names:
+            console.print(f"{verb} {escape(one_line(', '.join(names)))}", highlight=False, soft_wrap=True)
+    structured.event("classes", **asdict(taken))
 
 
 def _check_device(spec: TrainSpec) -> None:

@@ -89,9 +89,12 @@ def fingerprint(what: Mapping[str, object]) -> str:
 
 
 def claim(
-    store: Store, spec: TrainSpec, model: ModelConfig, data: Mapping[str, object], counts: Mapping[str, int]
+    store: Store, spec: TrainSpec, model: ModelConfig, data: Mapping[str, object], more: Mapping[str, object]
 ) -> bool:
-    """Make the output this training's; whether it is new. Raises Refused where it holds another one."""
+    """Make the output this training's; whether it is new. Raises Refused where it holds another one.
+
+    `data` has digests of what it reads, `more` what else the record is to say.
+    """
     settings = decisive(spec, data)
     record = {
         "kind": spec.kind,
@@ -100,7 +103,7 @@ def claim(
         "settings": settings,
         "spec": spec.model_dump(mode="json"),
         "model": model.model_dump(mode="json"),
-        **counts,
+        **more,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
     }

@@ -37,7 +37,7 @@ from pipeline.models import Models
 from pipeline.samples import SampleError, Samples, SampleSource, held_out
 from pipeline.storage import Store
 from pipeline.trainer import recurs
-from tests.tiny import tiny_weights
+from tests.tiny import CLASSES, tiny_weights
 
 SMALL = """\
   backbone: {depth: 18, stem_channels: 8, width: 8, norm: batch}
@@ -263,8 +263,11 @@ def test_a_spec_survives_its_way_to_a_worker(scenes: Path, tmp_path: Path) -> No
 def test_from_other_weights_classes_are_matched_by_name(scenes: Path, tmp_path: Path) -> None:
     start = tiny_weights(tmp_path)
     _, said = run(spec_of(scenes, tmp_path / "out", f"  weights: {start}\n"))
-    shared = [name for name in CATEGORIES if name in ("plant", "stone", "roof")]
+    shared = [name for name in CATEGORIES if name in CLASSES]
     assert ("keeps " + ", ".join(shared) in said) == bool(shared)
+    record = json.loads((tmp_path / "out" / "train.json").read_text())
+    new, dropped = ([n for n in names if n not in shared] for names in (CATEGORIES, CLASSES))
+    assert record["classes"] == {"kept": shared, "new": new, "dropped": dropped}
     assert condinst.load(tmp_path / "out" / "last.safetensors").config.classes == CATEGORIES
 
 
@@ -406,6 +409,19 @@ def test_a_training_is_told_in_lines_of_json(scenes: Path, tmp_path: Path) -> No
     assert by_name["step"]["losses"]["class"] > 0
     best = json.loads((tmp_path / "out" / "best.json").read_text())
     assert (by_name["complete"]["ap"], by_name["complete"]["step"]) == (best["ap"], best["step"])
+
+
+@pytest.mark.usefixtures("own_loggers")
+def test_what_became_of_the_weights_classes_is_an_event(scenes: Path, tmp_path: Path) -> None:
+    here = io.StringIO()
+    structured.log_json(here)
+    run(spec_of(scenes, tmp_path / "out", f"  weights: {tiny_weights(tmp_path)}\n"))
+    [told] = [
+        line for text in here.getvalue().splitlines() if (line := json.loads(text))["event"] == "classes"
+    ]
+    record = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert {key: told[key] for key in ("kept", "new", "dropped")} == record["classes"]
+    assert told["new"]
 
 
 @pytest.mark.usefixtures("own_loggers")
