@@ -6,6 +6,7 @@ import hashlib
 import logging
 import secrets
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from condinst.sampling import Order
 from condinst.training import Training
 from condinst.views import Views
 from jobs import structured
+from jobs.attendance import Attendance, cancelled
 from jobs.errors import JobError, naming, one_line
 from jobs.exam import Exam, given_exam, held_exam
 from jobs.judge import Judge
@@ -94,7 +96,8 @@ def _warn(console: Console, text: str) -> None:
 def learn(spec: TrainSpec, given: Material, console: Console) -> None:
     """Train from the last checkpoint, or from the start, to the end; the first process writes the output.
 
-    Raises FloatingPointError when training diverges, and what reading images and writing the output raise.
+    Raises FloatingPointError when training diverges, Interrupted when a cancel was asked for, and what
+    reading images and writing the output raise.
     """
     torch.set_num_threads(spec.workers.cpus if spec.workers else spec.threads)
     store = Store.open(spec.output.uri, options_of(spec.output))
@@ -102,7 +105,8 @@ def learn(spec: TrainSpec, given: Material, console: Console) -> None:
     lineage = _lineage(spec, given)
     judge = Judge(spec, store, given.exam, lineage, console)
     log = TrainLog(spec, given.samples.classes, store, console)
-    keeper = _Keeper(spec, store, judge, log)
+    attendance = Attendance(store, lambda: log.said)
+    keeper = _Keeper(spec, store, judge, log, attendance)
     keeper.resume(training, console)
     order = Order(given.samples.counts, tuple(s.weight for s in spec.data.train), spec.seed)
     views = Views(given.samples.__getitem__, order, given.model.config, spec.loss, spec.augment)
@@ -114,16 +118,25 @@ def learn(spec: TrainSpec, given: Material, console: Console) -> None:
         world=parallel.world(),
         threads=spec.decoders,
     )
-    fit(training, training.criterion, batches, spec.training, log.step, keeper)
-    if parallel.rank() == 0:
-        log.conclude(judge.measured, parallel.world())
+
+    def after_step(step: int, terms: dict[str, float]) -> None:
+        log.step(step, terms)
+        keeper.obey(training)
+
+    with attendance if parallel.rank() == 0 else nullcontext():
+        fit(training, training.criterion, batches, spec.training, after_step, keeper)
+        if parallel.rank() == 0:
+            log.conclude(judge.measured, parallel.world())
 
 
 class _Keeper:
-    """Measures where it is time to, and puts the checkpoint after that."""
+    """Measures where it is time to, and puts the checkpoint after that; ends what is asked to end."""
 
-    def __init__(self, spec: TrainSpec, store: Store, judge: Judge, log: TrainLog) -> None:
-        self._spec, self._judge, self._log = spec, judge, log
+    def __init__(
+        self, spec: TrainSpec, store: Store, judge: Judge, log: TrainLog, attendance: Attendance
+    ) -> None:
+        self._spec, self._store, self._judge, self._log = spec, store, judge, log
+        self._attendance = attendance
         self._checkpoints = Checkpoints(store, secrets.token_hex(4))
 
     def resume(self, training: Training, console: Console) -> None:
@@ -148,6 +161,17 @@ class _Keeper:
             return
         if model is not None:
             self._log.measured(self._judge.measured[-1], self._judge.exam.examples(model, self._spec.samples))
+        self._keep(training)
+        if self._attendance.asked_to_end() and training.step < training.config.steps:
+            raise cancelled(self._store)
+
+    def obey(self, training: Training) -> None:
+        """Where a cancel was asked for: keep the state and raise Interrupted, unless that comes by itself."""
+        if self._attendance.asked_to_end() and not training.config.checkpoint_at(training.step):
+            self._keep(training)
+            raise cancelled(self._store)
+
+    def _keep(self, training: Training) -> None:
         self._log.flush()
         state = {
             "counters": training.counters(),

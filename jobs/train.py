@@ -16,6 +16,7 @@ from rich.markup import escape
 from condinst import weights
 from condinst.finetune import Taken
 from jobs import structured
+from jobs.attendance import Ear
 from jobs.errors import Incomplete, JobError, one_line
 from jobs.learn import Material, learn, material
 from jobs.quantities import size
@@ -24,6 +25,7 @@ from jobs.train_files import BEST_KEY, BEST_WEIGHTS, LAST_WEIGHTS, SUMMARY_KEY, 
 from jobs.train_record import claim, placed, settled
 from jobs.train_spec import TrainSpec, TrainWorkersSection
 from jobs.train_worker import work
+from pipeline.stopping import clear_cancel
 from pipeline.storage import Store, StoreError
 from pipeline.trainer import Group, WorkersFailed, run_group
 
@@ -37,7 +39,7 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     Of a training that is done already only the measurement. Raises Refused where the output holds another
     training, JobError for data and weights that do not fit the spec and for a training that diverges,
     SampleError, WeightsError, StoreError, ClusterTooSmall, CheckpointError, and Incomplete when the workers
-    died too often.
+    died too often, Interrupted when somebody asked for a cancel.
     """
     console = console or structured.console()
     spec = placed(spec)
@@ -52,6 +54,7 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     if not new and has(store, SUMMARY_KEY):
         console.print(f"{escape(store.uri)} holds this training, and it is done", soft_wrap=True)
     else:
+        clear_cancel(store)  # whoever asked for it meant the runs before this one
         _announce(spec, given, console)
         _train(spec, given, console)
     found: dict[str, object] = json.loads(store.get(BEST_KEY))
@@ -78,6 +81,7 @@ def _train(spec: TrainSpec, given: Material, console: Console) -> None:
             structured.relay
             if structured.is_on()
             else lambda text: console.out(text, end="", highlight=False),
+            look=Ear(Store.open(spec.output.uri, options_of(spec.output))),
         )
     except FloatingPointError as error:
         raise JobError(f"training diverged: {error}\n{_remedy(spec)}") from None

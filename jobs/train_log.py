@@ -32,12 +32,15 @@ class TrainLog:
         self._steps: list[dict[str, float]] = []
         self._recent: list[dict[str, float]] = []
         self._first = 0
+        self.said: dict[str, object] = {"step": 0, "steps": spec.training.steps}
+        """The last line, as data."""
         self._board: Board | None = None
         self._began = self._last = time.monotonic()
 
     def resume(self, step: int) -> None:
         """Go on after a step."""
         self._first = step
+        self.said = {**self.said, "step": step}
 
     def step(self, step: int, terms: dict[str, float]) -> None:
         """Take in what `fit` tells of a step; only the first process does, which also puts it."""
@@ -127,13 +130,13 @@ class TrainLog:
             highlight=False,
             soft_wrap=True,
         )
-        structured.event(
-            "step",
-            step=step,
-            steps=self._spec.training.steps,
-            losses={name: round(value, 6) for name, value in mean.items()},
-            images_per_second=round(rate, 3),
-            data_wait=round(waited, 5),
-            skipped=skipped,
-            seconds_left=round(left),
-        )
+        self.said = {
+            "step": step,
+            "steps": self._spec.training.steps,
+            "losses": {name: round(value, 6) for name, value in mean.items()},
+            "images_per_second": round(rate, 3),
+            "data_wait": round(waited, 5),
+            "skipped": skipped,
+            "seconds_left": round(left),
+        }
+        structured.event("step", **self.said)

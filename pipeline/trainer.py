@@ -77,12 +77,16 @@ def run_group(
     say: Callable[[str], None],
     *,
     address: str | None = None,
+    look: Callable[[float], None] = lambda idle: None,
 ) -> None:
     """Run `work(payload)` in every worker, to its end; on a Ray cluster that is joined or started.
 
-    The payload also gets `mailbox`: what a worker posts there (`post`) is said here. Raises ClusterTooSmall,
-    the workers' own exception where it is one that a person can put right, FloatingPointError, and otherwise
-    WorkersFailed; that too when no worker has been at work for `NODE_WAIT` seconds.
+    The payload also gets `mailbox`: what a worker posts there (`post`) is said here. `look` is called several
+    times a second with the seconds since a worker's last sign of life; what it raises ends the run.
+
+    Raises ClusterTooSmall, the workers' own exception where it is one that a person can put right,
+    FloatingPointError, and otherwise WorkersFailed; that too when no worker has been at work for `NODE_WAIT`
+    seconds.
     """
     least = group.least or group.count
     with ExitStack() as last, cluster(group, least, address=address, spare=0):
@@ -107,8 +111,10 @@ def run_group(
             texts, idle = ray.get(mailbox.take.remote())
             for text in texts:
                 say(text)
-            if alive and (text := patience.word(idle)):
-                say(text)
+            if alive:
+                look(idle)
+                if text := patience.word(idle):
+                    say(text)
         if failed:
             raise failed[0]
 

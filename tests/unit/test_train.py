@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -19,9 +20,11 @@ from condinst import weightsfile
 from condinst.config import ModelConfig
 from condinst.evaluate import evaluate
 from jobs import cli, structured
+from jobs.attendance import Attendance, cancelled
 from jobs.board import Board
+from jobs.cancel import cancel_job
 from jobs.check import load_text
-from jobs.errors import JobError, Refused, SpecError
+from jobs.errors import ExitCode, Interrupted, JobError, Refused, SpecError
 from jobs.exam import given_exam, held_exam
 from jobs.learn import material
 from jobs.scenes import CATEGORIES
@@ -31,11 +34,13 @@ from jobs.train_files import JOB_KEY, read_log
 from jobs.train_log import TrainLog
 from jobs.train_record import claim, placed
 from jobs.train_spec import DataSection, ExamSection, SourceSection, TrainSpec
+from jobs.train_status import look
 from jobs.train_worker import work
 from pipeline.checkpoints import CheckpointError, Checkpoints
 from pipeline.models import Models
 from pipeline.samples import SampleError, Samples, SampleSource, held_out
-from pipeline.storage import Store
+from pipeline.stopping import cancel_requested
+from pipeline.storage import Store, StoreOptions
 from pipeline.trainer import recurs
 from tests.tiny import CLASSES, tiny_weights
 
@@ -193,6 +198,46 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(scenes: Path, 
     logs = [losses_of(tmp_path / name) for name in ("whole", "halved")]
     assert logs[0] == logs[1]
     assert [step["step"] for step in logs[0]] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_cancelled_training_keeps_its_step_and_ends_with_the_same_weights(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Whether a checkpoint comes after that step by itself (2) or not."""
+    whole, halved = (spec_of(scenes, tmp_path / name) for name in ("whole", "halved"))
+    run(whole)
+    store = Store.open(str(tmp_path / "halved"))
+    told = TrainLog.step
+
+    def asked(self: TrainLog, at: int, terms: dict[str, float]) -> None:
+        told(self, at, terms)
+        if at == step:
+            cancel_job(store.uri, StoreOptions(), Console(quiet=True))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainLog, "step", asked)
+        patch.setattr(Attendance, "asked_to_end", lambda _: cancel_requested(store) is not None)
+        with pytest.raises(
+            Interrupted, match=r"cancelled on request; .*halved keeps the last checkpoint"
+        ) as caught:
+            run(halved)
+    assert caught.value.code == ExitCode.CANCELLED
+    seen = look(store)
+    assert seen is not None
+    assert (seen.state, seen.step, seen.checkpoint) == ("interrupted", step, step)
+    assert f"going on from step {step}" in run(halved)[1]
+    seen = look(store)
+    assert seen is not None
+    assert (seen.state, seen.cancel_requested, len(seen.measured)) == ("complete", None, 2)
+    a, b = (weightsfile.digest(tmp_path / name / "last.safetensors") for name in ("whole", "halved"))
+    assert a == b
+
+
+def test_a_workers_interruption_keeps_its_exit_code_on_its_way() -> None:
+    there = pickle.loads(pickle.dumps(cancelled(Store.open("/out"))))
+    assert (str(there), there.code) == (str(cancelled(Store.open("/out"))), ExitCode.CANCELLED)
+    assert recurs(there)
 
 
 def losses_of(output: Path) -> list[dict[str, float]]:
