@@ -8,14 +8,16 @@ from rich.console import Console
 
 from jobs.lookout import CANCEL_SECONDS
 from jobs.outputs import stages
+from jobs.progress import duration
 from jobs.resolve import standing_job
 from jobs.status import SILENT_SECONDS
 from jobs.stopping import GRACE_SECONDS
 from jobs.target import no_job, open_target
+from jobs.train_status import TrainingLook, look
 from pipeline.ledger import Ledger
 from pipeline.signs import read_signs
 from pipeline.stopping import request_cancel
-from pipeline.storage import StoreOptions
+from pipeline.storage import Store, StoreOptions
 
 
 def cancel_job(target: str, options: StoreOptions, console: Console | None = None) -> None:
@@ -26,7 +28,10 @@ def cancel_job(target: str, options: StoreOptions, console: Console | None = Non
     console = console or Console()
     store = open_target(target, options)
     if standing_job(Ledger(store)) is None:
-        raise no_job(store)
+        if (training := look(store)) is None:
+            raise no_job(store)
+        _cancel_training(store, training, console)
+        return
     request_cancel(store)
     signs = [sign for stage in stages(store) for sign in read_signs(stage)]
     alive = [sign for sign in signs if time.time() - sign.time < SILENT_SECONDS]
@@ -37,3 +42,20 @@ def cancel_job(target: str, options: StoreOptions, console: Console | None = Non
         what = "cancel requested; no worker gave a sign of late, a run that is just starting will stop too"
     console.print(what, highlight=False)
     console.print("shards in work are committed or dropped; the next run clears the request", highlight=False)
+
+
+def _cancel_training(store: Store, seen: TrainingLook, console: Console) -> None:
+    if seen.state == "complete":
+        console.print("this training is complete: there is nothing to cancel", highlight=False)
+        return
+    request_cancel(store)
+    if seen.state == "running":
+        what = f"cancel requested: the training gave a sign {duration(seen.last_sign or 0.0)} ago"
+    else:
+        what = "cancel requested; the training gave no sign of late, one that is just starting will stop too"
+    console.print(what, highlight=False)
+    console.print(
+        f"within {CANCEL_SECONDS:.0f} s it ends after the step, or the measurement, that it is at, and keeps "
+        "its state; the next run clears the request",
+        highlight=False,
+    )

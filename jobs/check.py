@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -18,10 +18,13 @@ from jobs.overrides import override
 from jobs.spec import SegmentSpec
 from jobs.yaml_source import Document, Path, describe, dotted, parse, written
 
+if TYPE_CHECKING:
+    from jobs.train_spec import TrainSpec
+
 Schema = Mapping[str, Any]
 TAKEN_BY = {
     "segment": "`condinst run`, plan, try and others",
-    "train": "`condinst train`, submit, jobs, render and schedule",
+    "train": "`condinst train`, status, top, cancel, submit, jobs, render and schedule",
 }
 """Commands that take each kind of spec."""
 AnySpec = TypeVar("AnySpec", bound=JobSpec)
@@ -40,7 +43,9 @@ def load(
     return checked(_read(path, overrides), kind, around or Surroundings())
 
 
-def load_job(path: FilePath, overrides: Sequence[str] = (), around: Surroundings | None = None) -> JobSpec:
+def load_job(
+    path: FilePath, overrides: Sequence[str] = (), around: Surroundings | None = None
+) -> SegmentSpec | TrainSpec:
     """The same for a file of any kind: a SegmentSpec or a TrainSpec. Raises SpecError."""
     return _job(_read(path, overrides), around or Surroundings())
 
@@ -61,7 +66,7 @@ def load_job_text(text: str, source: str, around: Surroundings | None = None) ->
     return _job(_document(text, FilePath(source), ()), around or Surroundings())
 
 
-def _job(document: Document, around: Surroundings) -> JobSpec:
+def _job(document: Document, around: Surroundings) -> SegmentSpec | TrainSpec:
     given = document.value.get("kind") if isinstance(document.value, dict) else None
     if given == "train":
         # Here, because it brings torch along.

@@ -269,25 +269,27 @@ def plan(
 @app.command()
 def status(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A job's output, or its spec file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
     endpoint: Endpoint = None,
     region: Region = None,
     profile: Profile = None,
     anonymous: Anonymous = False,
 ) -> None:
-    """How far a job is.
+    """How far a job or a training is.
 
-    Shards done, images by status so far, instances, and what each worker last said.
+    Shards done, images by status so far, instances, and what each worker last said; of a training its steps,
+    losses, measurements so far, and where its weights are.
 
     Examples:
 
     [cyan]condinst status s3://masks/mushrooms[/]
 
-    [cyan]condinst status job.yaml[/]
+    [cyan]condinst status train.yaml --json[/]
     """
     from jobs.status import show_status
     from pipeline.storage import StoreOptions
 
-    show_status(output, StoreOptions(endpoint, region, profile, anonymous))
+    show_status(output, StoreOptions(endpoint, region, profile, anonymous), as_json=as_json)
 
 
 app.command()(report)

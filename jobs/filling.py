@@ -16,7 +16,7 @@ from jobs.errors import Problem, SpecError
 from jobs.values import is_secret_name
 from jobs.yaml_source import Document, Path, Value, dotted, shorten
 
-DATED = ("uri", "annotations", "weights", "backbone_weights", "include", "exclude")
+DATED = ("uri", "annotations", "run", "weights", "backbone_weights", "include", "exclude")
 """Keys whose text may hold both."""
 NAMED = ("endpoint", "region", "profile", "webhook", "image", "namespace", "service_account")
 """Keys whose text may hold `${NAME}`; the values under `env` may, too."""

@@ -17,6 +17,7 @@ from condinst.training import Training
 from jobs import structured
 from jobs.exam import Exam
 from jobs.figures import print_metrics
+from jobs.train_files import BEST_KEY, BEST_WEIGHTS, LAST_WEIGHTS, MEASURED_KEY
 from jobs.train_spec import TrainSpec
 from pipeline.storage import Store
 
@@ -72,14 +73,14 @@ class Judge:
         )
         structured.event("measured", kind=metrics.kind, **self.measured[-1])
         data = self._file(model, training.step, metrics)
-        self._store.put("last.safetensors", data)
+        self._store.put(LAST_WEIGHTS, data)
         if metrics.ap > best or len(self.measured) == 1:
-            self._store.put("best.safetensors", data)
+            self._store.put(BEST_WEIGHTS, data)
             said = {**at, "images": len(self.exam.images), **metrics.summary()}
-            self._store.put("best.json", json.dumps(said, indent=2).encode())
+            self._store.put(BEST_KEY, json.dumps(said, indent=2).encode())
             print_metrics([metrics], self.exam.truth, self._console)
         lines = "".join(json.dumps(line) + "\n" for line in self.measured)
-        self._store.put("measured.jsonl", lines.encode())
+        self._store.put(MEASURED_KEY, lines.encode())
         return model
 
     def _metrics(self, model: CondInst) -> Metrics | None:

@@ -7,6 +7,7 @@ import logging
 import secrets
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +17,18 @@ from rich.markup import escape
 
 from condinst import CondInst, parallel, weights, weightsfile
 from condinst.criterion import Criterion
-from condinst.finetune import with_classes
+from condinst.finetune import Taken, with_classes
 from condinst.fit import fit
 from condinst.sampling import Order
 from condinst.training import Training
 from condinst.views import Views
 from jobs import structured
+from jobs.attendance import Attendance, cancelled
 from jobs.errors import JobError, naming, one_line
 from jobs.exam import Exam, given_exam, held_exam
 from jobs.judge import Judge
 from jobs.resolve import options_of
-from jobs.train_log import SUMMARY_KEY, TrainLog
+from jobs.train_log import TrainLog
 from jobs.train_record import decisive, fingerprint
 from jobs.train_spec import SourceSection, TrainSpec
 from pipeline.checkpoints import Checkpoints
@@ -35,7 +37,7 @@ from pipeline.samples import Samples, SampleSource
 from pipeline.storage import Store, StoreOptions
 from pipeline.weights import fetch_weights
 
-__all__ = ["SUMMARY_KEY", "Halted", "Material", "learn", "material"]
+__all__ = ["Halted", "Material", "learn", "material"]
 
 
 class Halted(Exception):
@@ -53,6 +55,8 @@ class Material:
     """sha256 of what it reads: annotations, weights; and of which images are left out, if any are."""
     start: str | None
     """Where the weights of `model.weights` lie: of a `current.json` the version."""
+    taken: Taken | None = None
+    """What became of the classes of those weights."""
 
 
 def material(spec: TrainSpec, console: Console, device: str, start: str | None = None) -> Material:
@@ -70,8 +74,8 @@ def material(spec: TrainSpec, console: Console, device: str, start: str | None =
     torch.manual_seed(spec.seed)
     if spec.model.weights is not None:
         start = start or resolved(spec.model.weights, StoreOptions())
-    model, parents = _model(spec, samples.classes, console, device, start)
-    return Material(samples, exam, model, {**samples.digests, **parents}, start)
+    model, parents, taken = _model(spec, samples.classes, device, start)
+    return Material(samples, exam, model, {**samples.digests, **parents}, start, taken)
 
 
 def _tell_unlisted(samples: Samples, console: Console) -> None:
@@ -103,8 +107,8 @@ def learn(
 
     `stopping` is asked after each step: where any process is told to stop, all do, with a checkpoint of it.
 
-    Raises Halted then, FloatingPointError when training diverges, and what reading images and writing the
-    output raise.
+    Raises Halted then, or Interrupted where somebody asked for a cancel; FloatingPointError when training
+    diverges, and what reading images and writing the output raise.
     """
     torch.set_num_threads(spec.workers.cpus if spec.workers else spec.threads)
     store = Store.open(spec.output.uri, options_of(spec.output))
@@ -112,6 +116,7 @@ def learn(
     lineage = _lineage(spec, given)
     judge = Judge(spec, store, given.exam, lineage, console)
     log = TrainLog(spec, given.samples.classes, store, console)
+    attendance = Attendance(store, lambda: log.said)
     keeper = _Keeper(spec, store, judge, log)
     keeper.resume(training, console)
     order = Order(given.samples.counts, tuple(s.weight for s in spec.data.train), spec.seed)
@@ -127,13 +132,15 @@ def learn(
 
     def stepped(step: int, terms: dict[str, float]) -> None:
         log.step(step, terms)
-        if step < spec.training.steps and parallel.any_of(stopping(), given.model.device):
+        cancel = attendance.asked_to_end()
+        if step < spec.training.steps and parallel.any_of(stopping() or cancel, given.model.device):
             keeper.put(training)
-            raise Halted(f"step {step:,}")
+            raise cancelled(store) if cancel else Halted(f"step {step:,}")
 
-    fit(training, training.criterion, batches, spec.training, stepped, keeper)
-    if parallel.rank() == 0:
-        log.conclude(judge.measured, parallel.world())
+    with attendance if parallel.rank() == 0 else nullcontext():
+        fit(training, training.criterion, batches, spec.training, stepped, keeper)
+        if parallel.rank() == 0:
+            log.conclude(judge.measured, parallel.world())
 
 
 class _Keeper:
@@ -213,17 +220,20 @@ def _source(section: SourceSection) -> SampleSource:
 
 
 def _model(
-    spec: TrainSpec, classes: tuple[str, ...], console: Console, device: str, start: str | None
-) -> tuple[CondInst, dict[str, str]]:
-    """The network that training starts from, on a device; and the digest of the weights it took over."""
+    spec: TrainSpec, classes: tuple[str, ...], device: str, start: str | None
+) -> tuple[CondInst, dict[str, str], Taken | None]:
+    """The network that training starts from, on a device; the digest of the weights it took over; and what
+    became of their classes.
+    """
     parents: dict[str, str] = {}
+    taken = None
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
         if start is not None:
             with naming("model.weights"):
                 path = fetch_weights(start, StoreOptions(), Path(folder))
                 loaded = weights.load_for_training(path)
                 parents["weights"] = weightsfile.digest(path)
-            model = _adapted(spec, loaded, classes, console)
+            model, taken = _adapted(spec, loaded, classes)
         else:
             try:
                 model = CondInst(spec.model.config(classes))
@@ -238,14 +248,11 @@ def _model(
         raise JobError(f"loss.semantic: {spec.model.weights} has no semantic head; set it to false")
     model.backbone.freeze(spec.model.freeze)
     moved: CondInst = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved, parents
+    return moved, parents, taken
 
 
-def _adapted(spec: TrainSpec, model: CondInst, classes: tuple[str, ...], console: Console) -> CondInst:
-    """Another model made to fit the spec's classes, input and detection; says what became of its classes."""
+def _adapted(spec: TrainSpec, model: CondInst, classes: tuple[str, ...]) -> tuple[CondInst, Taken]:
+    """Another model made to fit the spec's classes, input and detection; and what became of its classes."""
     model, taken = with_classes(model, classes)
-    for verb, names in (("keeps", taken.kept), ("begins", taken.new), ("drops", taken.dropped)):
-        if names:
-            console.print(f"{verb} {', '.join(map(escape, names))}", highlight=False)
     model.config = model.config.model_copy(update=spec.model.stated())
-    return model
+    return model, taken

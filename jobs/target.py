@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.errors import JobError
-from pipeline.storage import Store, StoreOptions
+from jobs.train_files import JOB_KEY, has
+from pipeline.storage import Store, StoreError, StoreOptions
 
 
 def open_target(target: str, options: StoreOptions) -> Store:
-    """The output's store; a spec file brings its own options. Raises SpecError, StoreError."""
+    """The output's store; a spec file of any kind brings its own options. Raises SpecError, StoreError."""
     if is_spec(target):
         # A spec's schema takes a second to load; a place needs none of it.
-        from jobs.check import load
+        from jobs.check import load_job
         from jobs.filling import use_environment
-        from jobs.resolve import open_output
+        from jobs.resolve import options_of
 
-        return open_output(use_environment(load(Path(target))))
+        output = use_environment(load_job(Path(target))).output
+        return Store.open(output.uri, options_of(output))
     return Store.open(target, options)
 
 
@@ -26,5 +29,13 @@ def is_spec(target: str) -> bool:
 
 
 def no_job(store: Store) -> JobError:
-    """What to raise where no job ever ran."""
+    """What to raise where no segment job ever ran."""
+    training = False
+    with suppress(StoreError):
+        training = has(store, JOB_KEY)
+    if training:
+        return JobError(
+            f"{store.uri} holds a training (train.json), and this command is for segment jobs; `condinst "
+            "status`, top and cancel are for both"
+        )
     return JobError(f"{store.uri} holds no job (no job.json); give the output.uri of a job that was started")

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from jobs import train_status
 from jobs.allowance import bad
 from jobs.errors import one_line
 from jobs.progress import GOOD, duration
@@ -157,7 +158,11 @@ def show_top(
 ) -> None:
     """Show a job until it is complete, or once. Raises JobError, StoreError."""
     console = console or Console()
-    seen = Seen.of(open_target(target, options))
+    store = open_target(target, options)
+    if standing_job(Ledger(store)) is None and (training := train_status.look(store)) is not None:
+        _show_training(store, training, console, every=every, once=once)
+        return
+    seen = Seen.of(store)
     seen.look()
     if once or not console.is_terminal:
         console.print(page(seen))
@@ -171,6 +176,21 @@ def show_top(
             with suppress(StoreError):  # the page stays as it was
                 seen.look()
             live.update(page(seen))
+
+
+def _show_training(
+    store: Store, seen: train_status.TrainingLook, console: Console, *, every: float, once: bool
+) -> None:
+    """A training until it is complete, or once."""
+    if once or not console.is_terminal:
+        console.print(train_status.page(seen))
+        return
+    with Live(train_status.page(seen), console=console) as live, suppress(KeyboardInterrupt):
+        while seen.state != "complete":
+            time.sleep(every)
+            with suppress(StoreError):  # the page stays as it was
+                seen = train_status.look(store) or seen
+            live.update(train_status.page(seen))
 
 
 def page(seen: Seen) -> RenderableType:

@@ -7,23 +7,29 @@ with them Ray Train runs the same `learn` in each.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 
 from rich.console import Console
 from rich.markup import escape
 
 from condinst import weights
+from condinst.finetune import Taken
 from jobs import structured
-from jobs.errors import Incomplete, JobError
-from jobs.learn import SUMMARY_KEY, Halted, Material, learn, material
+from jobs.attendance import Ear
+from jobs.errors import Incomplete, JobError, one_line
+from jobs.learn import Halted, Material, learn, material
 from jobs.limits import Limits
 from jobs.quantities import size
 from jobs.resolve import options_of
 from jobs.stopping import Stop, stop_on_signals
-from jobs.train_record import claim, placed, settled, standing
+from jobs.train_files import BEST_KEY, BEST_WEIGHTS, LAST_WEIGHTS, SUMMARY_KEY, has, standing
+from jobs.train_record import claim, placed, settled
 from jobs.train_spec import TrainSpec, TrainWorkersSection
 from jobs.train_worker import work
-from pipeline.storage import NotFound, Store
+from pipeline.stopping import clear_cancel
+from pipeline.storage import Store, StoreError
 from pipeline.trainer import Group, WorkersFailed, run_group
 
 TOLD = ("step", "seconds", "ap", "ap50", "ap75")
@@ -35,8 +41,9 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
 
     Of a training that is done already only the measurement. Raises Refused where the output holds another
     training, JobError for data and weights that do not fit the spec and for a training that diverges,
-    SampleError, WeightsError, StoreError, ClusterTooSmall, CheckpointError, Interrupted after a signal or at
-    a limit, with a checkpoint of the last step, and Incomplete when the workers died too often.
+    SampleError, WeightsError, StoreError, ClusterTooSmall, CheckpointError, Interrupted after a signal, at a
+    limit or on a request to cancel, with a checkpoint of the last step, and Incomplete when the workers died
+    too often.
     """
     limits = Limits.of(spec)
     console = console or structured.console()
@@ -47,14 +54,16 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     # Beside workers this process only looks at it: their GPUs are elsewhere.
     given = material(spec, console, "cpu" if spec.workers else spec.device)
     counts = {"images": len(given.samples), "instances": given.samples.instances}
-    new = claim(store, spec, given.model.config, given.digests, counts)
-    if not new and _done(store):
+    classes = {} if given.taken is None else {"classes": asdict(given.taken)}
+    new = claim(store, spec, given.model.config, given.digests, {**counts, **classes})
+    if not new and has(store, SUMMARY_KEY):
         console.print(f"{escape(store.uri)} holds this training, and it is done", soft_wrap=True)
     else:
+        clear_cancel(store)  # whoever asked for it meant the runs before this one
         _announce(spec, given, console)
         _train(spec, given, limits, console)
-    found: dict[str, object] = json.loads(store.get("best.json"))
-    console.print(f"weights in {escape(store.join('best.safetensors'))}", soft_wrap=True)
+    found: dict[str, object] = json.loads(store.get(BEST_KEY))
+    console.print(f"weights in {escape(store.join(BEST_WEIGHTS))}", soft_wrap=True)
     structured.event("complete", output=store.uri, **{key: found.get(key) for key in TOLD})
     return found
 
@@ -72,7 +81,7 @@ def _train(spec: TrainSpec, given: Material, limits: Limits, console: Console) -
         stop.raise_if_set()
         raise
     except FloatingPointError as error:
-        raise JobError(f"training diverged: {error}; lower training.learning_rate") from None
+        raise JobError(f"training diverged: {error}\n{_remedy(spec)}") from None
     except WorkersFailed as error:
         raise Incomplete(f"{error}\nrun the same command again to go on from the last checkpoint") from None
 
@@ -89,7 +98,30 @@ def _with_workers(
     }
     as_text = partial(console.out, end="", highlight=False)
     say = structured.relay if structured.is_on() else as_text
-    run_group(work, payload, _group(spec, workers), say, stop=stop, watching=lambda: stop_on_signals(stop))
+    run_group(
+        work,
+        payload,
+        _group(spec, workers),
+        say,
+        stop=stop,
+        watching=lambda: stop_on_signals(stop),
+        look=Ear(Store.open(spec.output.uri, options_of(spec.output))),
+    )
+
+
+def _remedy(spec: TrainSpec) -> str:
+    """What to do after a training that diverged: its output takes no other learning rate."""
+    store = Store.open(spec.output.uri, options_of(spec.output))
+    advice = "lower training.learning_rate, and name another output.uri: one output holds one training"
+    measured = False
+    with suppress(StoreError):
+        measured = has(store, LAST_WEIGHTS)
+    if not measured:
+        return advice
+    return (
+        f"{advice}. It may start from what was measured here: model.weights: {store.join(LAST_WEIGHTS)}, or "
+        f"{BEST_WEIGHTS} beside it, in place of the keys that describe a network"
+    )
 
 
 def _group(spec: TrainSpec, own: TrainWorkersSection) -> Group:
@@ -106,14 +138,9 @@ def _group(spec: TrainSpec, own: TrainWorkersSection) -> Group:
     )
 
 
-def _done(store: Store) -> bool:
-    try:
-        return bool(store.head(SUMMARY_KEY))
-    except NotFound:
-        return False
-
-
 def _announce(spec: TrainSpec, given: Material, console: Console) -> None:
+    if given.taken is not None:
+        _tell_classes(given.taken, console)
     size = weights.num_parameters(given.model.config) / 1e6
     by = "" if spec.workers is None else f" with {spec.workers.count} workers"
     console.print(
@@ -131,6 +158,14 @@ def _announce(spec: TrainSpec, given: Material, console: Console) -> None:
         steps=spec.training.steps,
         workers=1 if spec.workers is None else spec.workers.count,
     )
+
+
+def _tell_classes(taken: Taken, console: Console) -> None:
+    """Say what became of the classes of `model.weights`: one that is misspelt begins from nothing."""
+    for verb, names in (("keeps", taken.kept), ("begins", taken.new), ("drops", taken.dropped)):
+        if names:
+            console.print(f"{verb} {escape(one_line(', '.join(names)))}", highlight=False, soft_wrap=True)
+    structured.event("classes", **asdict(taken))
 
 
 def _check_device(spec: TrainSpec) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,14 +17,11 @@ from jobs import structured
 from jobs.board import Board
 from jobs.curves import write_curves
 from jobs.overlay import draw
+from jobs.train_files import LOG_FOLDER, NOT_LOSSES, SUMMARY_KEY, read_log
 from jobs.train_spec import TrainSpec
 from pipeline.storage import Store
 
 SECONDS_BETWEEN_LINES = 10.0
-SUMMARY_KEY = "summary.json"
-FOLDER = "log/"
-"""`log/<step>.jsonl`: the steps up to that checkpoint, a line each."""
-_NOT_LOSSES = ("step", "lr", "norm", "skipped", "seconds", "wait")
 
 
 class TrainLog:
@@ -35,12 +32,15 @@ class TrainLog:
         self._steps: list[dict[str, float]] = []
         self._recent: list[dict[str, float]] = []
         self._first = 0
+        self.said: dict[str, object] = {"step": 0, "steps": spec.training.steps}
+        """The last line, as data."""
         self._board: Board | None = None
         self._began = self._last = time.monotonic()
 
     def resume(self, step: int) -> None:
         """Go on after a step."""
         self._first = step
+        self.said = {**self.said, "step": step}
 
     def step(self, step: int, terms: dict[str, float]) -> None:
         """Take in what `fit` tells of a step; only the first process does, which also puts it."""
@@ -73,13 +73,13 @@ class TrainLog:
             return
         board = self._open()
         for said in self._steps:
-            losses = {f"loss/{k}": v for k, v in said.items() if k not in _NOT_LOSSES}
+            losses = {f"loss/{k}": v for k, v in said.items() if k not in NOT_LOSSES}
             rate = self._spec.batch / said["seconds"]
             other = {"lr": said["lr"], "gradient norm": said["norm"], "images a second": rate}
             board.scalars(int(said["step"]), losses | other | {"data wait": said["wait"] / said["seconds"]})
         board.flush()
         lines = "".join(json.dumps(said) + "\n" for said in self._steps)
-        self._store.put(f"{FOLDER}{int(self._steps[-1]['step']):09d}.jsonl", lines.encode())
+        self._store.put(f"{LOG_FOLDER}{int(self._steps[-1]['step']):09d}.jsonl", lines.encode())
         self._steps = []
 
     def conclude(self, measured: Sequence[Mapping[str, float]], workers: int) -> None:
@@ -115,7 +115,7 @@ class TrainLog:
 
     def _print(self, step: int, now: float) -> None:
         recent = self._recent
-        mean = {k: sum(s[k] for s in recent) / len(recent) for k in recent[0] if k not in _NOT_LOSSES[3:]}
+        mean = {k: sum(s[k] for s in recent) / len(recent) for k in recent[0] if k not in NOT_LOSSES[3:]}
         mean.pop("step")
         seconds = max(now - self._last, 1e-6)
         rate = len(recent) * self._spec.batch / seconds
@@ -130,24 +130,13 @@ class TrainLog:
             highlight=False,
             soft_wrap=True,
         )
-        structured.event(
-            "step",
-            step=step,
-            steps=self._spec.training.steps,
-            losses={name: round(value, 6) for name, value in mean.items()},
-            images_per_second=round(rate, 3),
-            data_wait=round(waited, 5),
-            skipped=skipped,
-            seconds_left=round(left),
-        )
-
-
-def read_log(store: Store) -> Iterator[dict[str, float]]:
-    """Every step of a training up to its last checkpoint."""
-    last = 0
-    for info in store.list(FOLDER):
-        for line in store.get(info.key).decode().splitlines():
-            said: dict[str, float] = json.loads(line)
-            if said["step"] > last:
-                last = int(said["step"])
-                yield said
+        self.said = {
+            "step": step,
+            "steps": self._spec.training.steps,
+            "losses": {name: round(value, 6) for name, value in mean.items()},
+            "images_per_second": round(rate, 3),
+            "data_wait": round(waited, 5),
+            "skipped": skipped,
+            "seconds_left": round(left),
+        }
+        structured.event("step", **self.said)

@@ -14,11 +14,11 @@ from jobs.conventions import JobSpec
 from jobs.errors import Refused
 from jobs.report import versions
 from jobs.resolve import absolute
+from jobs.train_files import JOB_KEY, standing
 from jobs.train_spec import ExamSection, SourceSection, TrainSpec
 from pipeline.settings import difference
-from pipeline.storage import NotFound, Store
+from pipeline.storage import Store
 
-JOB_KEY = "train.json"
 _ACCESS = ("endpoint", "region", "profile", "anonymous", "requester_pays", "requests_per_second")
 """How a store is reached: may change from run to run."""
 _FREE = (
@@ -60,14 +60,15 @@ def _placed(section: AnySource) -> AnySource:
 def settled(spec: TrainSpec, record: Mapping[str, Any] | None) -> TrainSpec:
     """The spec without `auto`: as the output's training has it, which another machine may go on with.
 
-    `record` is the output's `train.json`, if there is one; otherwise this machine decides.
+    `record` is the output's `train.json`, if there is one; otherwise the GPU's type decides where the spec
+    says it (`resources.accelerator`), else this machine.
     """
     if spec.training.precision != "auto":
         return spec
     try:
         precision = (record or {})["settings"]["training"]["precision"]
     except (KeyError, TypeError):
-        precision = quickest_precision(spec.device)
+        precision = quickest_precision(spec.device, spec.resources.accelerator)
     return spec.model_copy(update={"training": spec.training.model_copy(update={"precision": precision})})
 
 
@@ -88,9 +89,12 @@ def fingerprint(what: Mapping[str, object]) -> str:
 
 
 def claim(
-    store: Store, spec: TrainSpec, model: ModelConfig, data: Mapping[str, object], counts: Mapping[str, int]
+    store: Store, spec: TrainSpec, model: ModelConfig, data: Mapping[str, object], more: Mapping[str, object]
 ) -> bool:
-    """Make the output this training's; whether it is new. Raises Refused where it holds another one."""
+    """Make the output this training's; whether it is new. Raises Refused where it holds another one.
+
+    `data` has digests of what it reads, `more` what else the record is to say.
+    """
     settings = decisive(spec, data)
     record = {
         "kind": spec.kind,
@@ -99,7 +103,7 @@ def claim(
         "settings": settings,
         "spec": spec.model_dump(mode="json"),
         "model": model.model_dump(mode="json"),
-        **counts,
+        **more,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
     }
@@ -107,19 +111,6 @@ def claim(
         return True
     _compare(store, standing(store) or {}, settings)
     return False
-
-
-def standing(store: Store) -> dict[str, Any] | None:
-    """The output's `train.json`; None where no training ever ran. Raises Refused for one that is not ours."""
-    try:
-        record = json.loads(store.get(JOB_KEY))
-    except NotFound:
-        return None
-    except ValueError as error:
-        raise Refused(f"{store.join(JOB_KEY)} is not JSON ({error}); name another output") from None
-    if not isinstance(record, dict):
-        raise Refused(f"{store.join(JOB_KEY)} was not written by this program; name another output")
-    return record
 
 
 def _compare(store: Store, record: Mapping[str, Any], settings: Mapping[str, object]) -> None:

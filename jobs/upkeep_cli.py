@@ -125,7 +125,8 @@ def top(
 ) -> None:
     """A job as it runs: each worker's rate, stages, stragglers, errors so far.
 
-    Reads what the workers write, from any machine; ends when the job is complete.
+    Reads what the workers write, from any machine; ends when the job is complete. Of a training it shows what
+    `condinst status` does.
 
     Example:
 
@@ -144,10 +145,10 @@ def cancel(
     profile: Profile = None,
     anonymous: Anonymous = False,
 ) -> None:
-    """Stop a job that is at work, from any machine.
+    """Stop a job or a training that is at work, from any machine.
 
-    Shards in work are committed within 25 s or dropped; the run ends with exit code 8. Run the job again to
-    continue it.
+    Shards in work are committed within 25 s or dropped; a training keeps its state after the step that it is
+    at. The run ends with exit code 8. Run it again to continue it.
 
     Example:
 

@@ -17,9 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pipeline.checkpoint_keys import FOLDER, record_key, step_of, steps_kept
 from pipeline.storage import NotFound, Store
-
-FOLDER = "checkpoints/"
 
 
 class CheckpointError(Exception):
@@ -47,9 +46,9 @@ class Checkpoints:
 
         Raises CheckpointError for one that is damaged, StoreError.
         """
-        if not (steps := self._steps()):
+        if not (steps := steps_kept(self._store)):
             return None
-        key = _record_key(steps[-1])
+        key = record_key(steps[-1])
         try:
             record = json.loads(self._store.get(key))
             data = self._store.get(FOLDER + str(record["file"]))
@@ -67,7 +66,7 @@ class Checkpoints:
         name = f"{step:09d}-{self._run}.safetensors"
         self._store.put(FOLDER + name, data)
         record = {"run": self._run, "file": name, "sha256": hashlib.sha256(data).hexdigest(), "state": state}
-        key = _record_key(step)
+        key = record_key(step)
         if not self._store.create(key, json.dumps(record).encode()):
             standing = json.loads(self._store.get(key))
             if standing.get("run") != self._run:
@@ -80,25 +79,12 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Remove all but the newest: records first, so that none names a file that is gone."""
-        steps = self._steps()
+        steps = steps_kept(self._store)
         kept = steps[-self._keep :]
-        self._store.delete([_record_key(step) for step in steps if step not in kept])
+        self._store.delete([record_key(step) for step in steps if step not in kept])
         old = [
             info.key
             for info in self._store.list(FOLDER)
-            if info.key.endswith(".safetensors") and _step_of(info.key) < kept[0]
+            if info.key.endswith(".safetensors") and step_of(info.key) < kept[0]
         ]
         self._store.delete(old)
-
-    def _steps(self) -> list[int]:
-        keys = (info.key for info in self._store.list(FOLDER))
-        return sorted(_step_of(key) for key in keys if key.endswith(".json"))
-
-
-def _record_key(step: int) -> str:
-    return f"{FOLDER}{step:09d}.json"
-
-
-def _step_of(key: str) -> int:
-    digits = key.removeprefix(FOLDER)[:9]
-    return int(digits) if digits.isdigit() else 0

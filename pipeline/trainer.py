@@ -79,12 +79,14 @@ def run_group(
     address: str | None = None,
     stop: Callable[[], bool] = lambda: False,
     watching: Callable[[], AbstractContextManager[object]] = nullcontext,
+    look: Callable[[float], None] = lambda idle: None,
 ) -> None:
     """Run `work(payload)` in every worker, to its end; on a Ray cluster that is joined or started.
 
     The payload also gets `mailbox`: what a worker posts there (`post`) is said here; and `stopping`, a
     function that says, within seconds, whether `stop` said here that the work is to end. `watching` is around
-    it all once there is a cluster, whose start takes over the handling of signals.
+    it all once there is a cluster, whose start takes over the handling of signals. `look` is called several
+    times a second with the seconds since a worker's last sign of life; what it raises ends the run.
 
     Raises ClusterTooSmall, the workers' own exception where it is one that a person can put right,
     FloatingPointError, and otherwise WorkersFailed; that too when no worker has been at work for `NODE_WAIT`
@@ -116,8 +118,10 @@ def run_group(
             texts, idle = ray.get(mailbox.take.remote())
             for text in texts:
                 say(text)
-            if alive and (text := patience.word(idle)):
-                say(text)
+            if alive:
+                look(idle)
+                if text := patience.word(idle):
+                    say(text)
         if failed:
             raise failed[0]
 

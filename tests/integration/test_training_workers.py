@@ -20,10 +20,13 @@ from rich.console import Console
 
 from condinst import weightsfile
 from jobs.check import load_text
+from jobs.errors import ExitCode, Interrupted
 from jobs.scenes.dataset import write_dataset
 from jobs.train import train_job
-from jobs.train_log import read_log
+from jobs.train_files import SIGN_KEY, has, read_log
 from jobs.train_spec import TrainSpec
+from jobs.train_status import look
+from pipeline.stopping import request_cancel
 from pipeline.storage import Store
 from pipeline.trainer import Group, post, run_group
 
@@ -135,6 +138,29 @@ def test_a_lost_node_leaves_a_smaller_group_that_goes_on(
     trained(text_of(scenes, tmp_path / "whole", 0, steps=16, every=4))
     for a, b in zip(losses(tmp_path / "whole"), losses(output), strict=True):
         assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_a_cancel_ends_all_workers_with_the_state_kept(scenes: Path, tmp_path: Path) -> None:
+    """The first worker hears it; the others wait for that one in the next step, and are ended with it."""
+    output = str(tmp_path / "out")
+
+    def ask() -> None:
+        store = Store.open(output)
+        deadline = time.monotonic() + 600
+        while not has(store, SIGN_KEY) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        request_cancel(store)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with pytest.raises(Interrupted, match="cancelled on request") as told:
+        trained(text_of(scenes, output, 2, steps=100_000, every=100_000))
+    asking.join()
+    assert told.value.code == ExitCode.CANCELLED
+    seen = look(Store.open(output))
+    assert seen is not None
+    assert (seen.state, seen.last_sign) == ("interrupted", None)
+    assert seen.checkpoint
 
 
 def reached(output: str, step: int, driver: subprocess.Popen[str]) -> bool:

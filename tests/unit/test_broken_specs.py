@@ -87,7 +87,7 @@ BROKEN = {
     # places of templates
     "an unset variable": ("photos", "${NOWHERE}", "3:14: input.uri: ${NOWHERE} is set neither in the environment nor under env; set it, or write ${NOWHERE:-default}"),
     "an unknown template": ("photos/beds", "photos/{{ today }}", "3:14: input.uri: {{ today }} is not known; there is {{ date }}"),
-    "a date in a name": ("name: beds", 'name: "beds-{{ date }}"', "2:7: name: {{ date }} cannot stand here; it can in uri, annotations, weights, backbone_weights, include, exclude"),
+    "a date in a name": ("name: beds", 'name: "beds-{{ date }}"', "2:7: name: {{ date }} cannot stand here; it can in uri, annotations, run, weights, backbone_weights, include, exclude"),
     # Kubernetes
     "a namespace": ("timeout: 6h", "kubernetes: {namespace: My_Farm}", "7:25: kubernetes.namespace: the text 'My_Farm' was given; expected a Kubernetes name: at most 63 small letters, digits and dashes"),
     "an image": ("timeout: 6h", 'kubernetes: {image: "a b"}', "7:21: kubernetes.image: the text 'a b' was given; expected a container image such as registry.example.com/condinst:1.0"),

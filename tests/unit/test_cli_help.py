@@ -65,7 +65,7 @@ def test_checking_a_bad_spec_imports_no_model() -> None:
     assert done.stdout.splitlines() == ["2", "[]"], done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["preview", "status", "segment", "verify", "top", "retry"])
+@pytest.mark.parametrize("module", ["preview", "status", "segment", "verify", "top", "retry", "cancel"])
 def test_who_reads_tables_or_hands_out_work_loads_no_torch(module: str) -> None:
     code = f"import sys, jobs.{module}, pipeline.engine, jobs.run_report.page; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})

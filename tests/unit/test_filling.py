@@ -17,6 +17,7 @@ from jobs.check import load_text
 from jobs.errors import SpecError
 from jobs.filling import Surroundings
 from jobs.spec import SegmentSpec
+from jobs.train_spec import TrainSpec
 
 DAY = date(2026, 11, 28)
 GOOD = """\
@@ -71,6 +72,26 @@ def test_the_day_is_the_starters_else_today_in_the_schedules_zone() -> None:
         assert found in {f"s3://masks/farm-{day}" for day in (before, datetime.now(ZoneInfo(zone)).date())}
 
 
+def test_a_training_may_learn_from_a_dated_run() -> None:
+    text = """\
+kind: train
+name: nightly
+data:
+  train: {uri: "s3://farm/{{ date }}/", run: "s3://masks/${FARM}/{{ date }}"}
+  val: {uri: "val/{{ date }}", annotations: "val/{{ date }}.json"}
+model: {weights: "s3://models/{{ date }}.safetensors"}
+output: {uri: "s3://models/new/{{ date }}"}
+"""
+    spec = load_text(text, "t.yaml", (), TrainSpec, Surroundings({"FARM": "north"}, DAY))
+    (source,) = spec.data.train
+    assert (source.uri, source.run) == ("s3://farm/2026-11-28/", "s3://masks/north/2026-11-28")
+    assert spec.data.val is not None
+    assert spec.data.val.annotations == "val/2026-11-28.json"
+    assert spec.model.weights == "s3://models/2026-11-28.safetensors"
+    kept = load_text(text, "t.yaml", (), TrainSpec, Surroundings({"FARM": "north"}, keep_date=True))
+    assert kept.data.train[0].run == "s3://masks/north/{{ date }}"
+
+
 def test_what_a_variable_holds_is_not_filled_in_again() -> None:
     assert read(HOME="${REGION}{{ date }}").env["HOME_OF"] == "${REGION}{{ date }}"
 
@@ -90,8 +111,8 @@ def test_two_dollars_are_one() -> None:
         ("{{date}}*", "{{ date }*", "s.yaml:3:53: input.include: {{ is not closed; expected ${NAME}, {{ date }}, or $${ for ${"),
         ("{{date}}*", "{{ dat }}*", "s.yaml:3:53: input.include: {{ dat }} is not known; did you mean {{ date }}?"),
         ("{{date}}*", "{{ now() }}*", "s.yaml:3:53: input.include: {{ now() }} is not known; there is {{ date }}"),
-        ("name: beds", 'name: "${HOME}"', "s.yaml:2:7: name: ${HOME} cannot stand here; it can under env, and in uri, annotations, weights, backbone_weights, include, exclude, endpoint, region, profile, webhook, image, namespace, service_account"),
-        ("${REGION:-eu-north-1}", "{{ date }}", "s.yaml:3:78: input.region: {{ date }} cannot stand here; it can in uri, annotations, weights, backbone_weights, include, exclude"),
+        ("name: beds", 'name: "${HOME}"', "s.yaml:2:7: name: ${HOME} cannot stand here; it can under env, and in uri, annotations, run, weights, backbone_weights, include, exclude, endpoint, region, profile, webhook, image, namespace, service_account"),
+        ("${REGION:-eu-north-1}", "{{ date }}", "s.yaml:3:78: input.region: {{ date }} cannot stand here; it can in uri, annotations, run, weights, backbone_weights, include, exclude"),
         ("BUCKET: farm", 'BUCKET: "${MISSING}"', "s.yaml:5:15: env.BUCKET: ${MISSING} is set neither in the environment nor under env; set it, or write ${MISSING:-default}"),
     ],
 )  # fmt: skip

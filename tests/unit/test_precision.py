@@ -81,6 +81,13 @@ def test_a_named_gpu_decides_and_else_a_workers_own() -> None:
     assert settings_of(unnamed, {"settings": {"precision": "bfloat16"}}).precision == "bfloat16"
 
 
+@pytest.mark.parametrize("workers", ["", "workers: {count: 2, gpus: 1}\n"])
+@pytest.mark.parametrize(("named", "precision"), [("T4", "float16"), ("L4", "bfloat16")])
+def test_a_named_gpu_decides_for_a_training_as_well(named: str, precision: str, workers: str) -> None:
+    gpu = f"device: cuda\nresources: {{gpus: 1, accelerator: {named}}}\n{workers}"
+    assert settled(load_text(TRAIN + gpu, "spec", (), TrainSpec), None).training.precision == precision
+
+
 def test_a_training_goes_on_as_it_began() -> None:
     spec = load_text(TRAIN, "spec", (), TrainSpec)
     for began in ("float32", "bfloat16"):

@@ -245,8 +245,8 @@ def test_a_spec_of_another_kind_is_told_in_one_line() -> None:
     with pytest.raises(SpecError) as caught:
         load(ROOT / "examples" / "train-kernels.yaml")
     assert str(caught.value).endswith(
-        "kind: this is kind: train, for `condinst train`, submit, jobs, render and schedule; the command here "
-        "is for segment jobs"
+        "kind: this is kind: train, for `condinst train`, status, top, cancel, submit, jobs, render and schedule; "
+        "the command here is for segment jobs"
     )
     assert len(caught.value.problems) == 1
     with pytest.raises(SpecError, match=r"this is kind: segment, for `condinst run`.* is for train jobs"):

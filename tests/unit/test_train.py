@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import pickle
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,9 @@ from condinst import weightsfile
 from condinst.config import ModelConfig
 from condinst.evaluate import evaluate
 from jobs import cli, structured
+from jobs.attendance import Attendance, cancelled
 from jobs.board import Board
+from jobs.cancel import cancel_job
 from jobs.check import load_text
 from jobs.errors import ExitCode, Interrupted, JobError, Refused, SpecError
 from jobs.exam import given_exam, held_exam
@@ -30,16 +33,19 @@ from jobs.learn import material
 from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
 from jobs.train import _group, train_job
-from jobs.train_log import TrainLog, read_log
-from jobs.train_record import JOB_KEY, claim, placed
+from jobs.train_files import JOB_KEY, read_log
+from jobs.train_log import TrainLog
+from jobs.train_record import claim, placed
 from jobs.train_spec import DataSection, ExamSection, SourceSection, TrainSpec
+from jobs.train_status import look
 from jobs.train_worker import work
 from pipeline.checkpoints import CheckpointError, Checkpoints
 from pipeline.models import Models
 from pipeline.samples import SampleError, Samples, SampleSource, held_out
-from pipeline.storage import Store
+from pipeline.stopping import cancel_requested
+from pipeline.storage import Store, StoreOptions
 from pipeline.trainer import recurs
-from tests.tiny import tiny_weights
+from tests.tiny import CLASSES, tiny_weights
 
 SMALL = """\
   backbone: {depth: 18, stem_channels: 8, width: 8, norm: batch}
@@ -197,6 +203,46 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(scenes: Path, 
     assert [step["step"] for step in logs[0]] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_cancelled_training_keeps_its_step_and_ends_with_the_same_weights(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Whether a checkpoint comes after that step by itself (2) or not."""
+    whole, halved = (spec_of(scenes, tmp_path / name) for name in ("whole", "halved"))
+    run(whole)
+    store = Store.open(str(tmp_path / "halved"))
+    told = TrainLog.step
+
+    def asked(self: TrainLog, at: int, terms: dict[str, float]) -> None:
+        told(self, at, terms)
+        if at == step:
+            cancel_job(store.uri, StoreOptions(), Console(quiet=True))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainLog, "step", asked)
+        patch.setattr(Attendance, "asked_to_end", lambda _: cancel_requested(store) is not None)
+        with pytest.raises(
+            Interrupted, match=r"cancelled on request; .*halved keeps the last checkpoint"
+        ) as caught:
+            run(halved)
+    assert caught.value.code == ExitCode.CANCELLED
+    seen = look(store)
+    assert seen is not None
+    assert (seen.state, seen.step, seen.checkpoint) == ("interrupted", step, step)
+    assert f"going on from step {step}" in run(halved)[1]
+    seen = look(store)
+    assert seen is not None
+    assert (seen.state, seen.cancel_requested, len(seen.measured)) == ("complete", None, 2)
+    a, b = (weightsfile.digest(tmp_path / name / "last.safetensors") for name in ("whole", "halved"))
+    assert a == b
+
+
+def test_a_workers_interruption_keeps_its_exit_code_on_its_way() -> None:
+    there = pickle.loads(pickle.dumps(cancelled(Store.open("/out"))))
+    assert (str(there), there.code) == (str(cancelled(Store.open("/out"))), ExitCode.CANCELLED)
+    assert recurs(there)
+
+
 def losses_of(output: Path) -> list[dict[str, float]]:
     """Each step's figures, without its times."""
     return [
@@ -259,6 +305,29 @@ def test_a_step_whose_measuring_failed_is_measured_by_who_goes_on(
     assert [m["step"] for m in measured] == [2, 4]
 
 
+def test_of_one_that_diverges_the_remedy_is_one_that_is_taken(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(scenes, tmp_path / "out")
+
+    def diverges(*_: object) -> None:
+        raise FloatingPointError("11 steps in a row")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.train.learn", diverges)
+        with pytest.raises(JobError, match=r"lower training\.learning_rate, and name another output") as told:
+            run(spec)
+        assert "model.weights" not in str(told.value), "nothing was measured yet"
+        last = tmp_path / "out" / "last.safetensors"
+        last.write_bytes(tiny_weights(tmp_path).read_bytes())
+        with pytest.raises(JobError, match=f"model.weights: {last}"):
+            run(spec)
+    advised = spec_of(
+        scenes, tmp_path / "again", f"  weights: {last}\n", "", 96, 0, "training.learning_rate=1e-4"
+    )
+    assert run(advised)[0]["step"]
+
+
 def test_of_a_damaged_checkpoint_the_remedy_is_told(scenes: Path, tmp_path: Path) -> None:
     spec = spec_of(scenes, tmp_path / "out")
     interrupted(spec, 4)
@@ -296,8 +365,11 @@ def test_a_spec_survives_its_way_to_a_worker(scenes: Path, tmp_path: Path) -> No
 def test_from_other_weights_classes_are_matched_by_name(scenes: Path, tmp_path: Path) -> None:
     start = tiny_weights(tmp_path)
     _, said = run(spec_of(scenes, tmp_path / "out", f"  weights: {start}\n"))
-    shared = [name for name in CATEGORIES if name in ("plant", "stone", "roof")]
+    shared = [name for name in CATEGORIES if name in CLASSES]
     assert ("keeps " + ", ".join(shared) in said) == bool(shared)
+    record = json.loads((tmp_path / "out" / "train.json").read_text())
+    new, dropped = ([n for n in names if n not in shared] for names in (CATEGORIES, CLASSES))
+    assert record["classes"] == {"kept": shared, "new": new, "dropped": dropped}
     assert condinst.load(tmp_path / "out" / "last.safetensors").config.classes == CATEGORIES
 
 
@@ -439,6 +511,19 @@ def test_a_training_is_told_in_lines_of_json(scenes: Path, tmp_path: Path) -> No
     assert by_name["step"]["losses"]["class"] > 0
     best = json.loads((tmp_path / "out" / "best.json").read_text())
     assert (by_name["complete"]["ap"], by_name["complete"]["step"]) == (best["ap"], best["step"])
+
+
+@pytest.mark.usefixtures("own_loggers")
+def test_what_became_of_the_weights_classes_is_an_event(scenes: Path, tmp_path: Path) -> None:
+    here = io.StringIO()
+    structured.log_json(here)
+    run(spec_of(scenes, tmp_path / "out", f"  weights: {tiny_weights(tmp_path)}\n"))
+    [told] = [
+        line for text in here.getvalue().splitlines() if (line := json.loads(text))["event"] == "classes"
+    ]
+    record = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert {key: told[key] for key in ("kept", "new", "dropped")} == record["classes"]
+    assert told["new"]
 
 
 @pytest.mark.usefixtures("own_loggers")
