@@ -638,6 +638,7 @@ class Mailbox:
 def payload_of(spec: TrainSpec, **more: object) -> dict[str, object]:
     given = material(spec, Console(quiet=True), "cpu")
     usual = {"digests": given.digests, "start": given.start, "mailbox": Mailbox, "width": 80, "json": False}
+    usual["stopping"] = lambda: False
     return {"spec": spec.model_dump_json(), **usual, **more}
 
 
