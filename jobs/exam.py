@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -16,12 +17,15 @@ from condinst import CondInst, DetectConfig, Instances, parallel, rle
 from condinst.augment import StoredMask
 from condinst.coco_truth import ImageTruth
 from condinst.evaluate import Kind, load_truth
+from jobs.counting import counted
 from jobs.errors import JobError
-from jobs.predictions import predictions
+from jobs.predictions import AHEAD, ahead, predictions
 from jobs.resolve import options_of
 from jobs.train_spec import ExamSection
 from jobs.truth import has_masks, read_truth
-from pipeline.samples import Samples, read_labelled
+from pipeline.badimages import BadImages
+from pipeline.pixels import Rgb
+from pipeline.samples import SampleError, Samples, read_labelled
 from pipeline.storage import Store
 
 Row = dict[str, Any]
@@ -54,9 +58,29 @@ class Exam:
 
     def examples(self, model: CondInst, count: int) -> Iterator[tuple[NDArray[Any], Instances]]:
         """Pixels and found instances of the first images."""
-        for store, row in self.images[:count]:
-            pixels = read_labelled(store, str(row["file_name"]), (row["height"], row["width"]))
+        for number in range(min(count, len(self.images))):
+            pixels = self.read(number)
             yield pixels, model.predict([pixels])[0]
+
+    def read(self, number: int) -> Rgb:
+        """Pixels of an image, by its place in `images`. Raises SampleError, StoreError."""
+        store, row = self.images[number]
+        return read_labelled(store, str(row["file_name"]), (row["height"], row["width"]))
+
+    def without(self, numbers: Container[int]) -> Exam:
+        """The same but for some images, by their place in `images`.
+
+        Raises SampleError where no instance is left.
+        """
+        images = [item for number, item in enumerate(self.images) if number not in numbers]
+        if len(images) == len(self.images):
+            return self
+        ids = {row["id"] for _, row in images}
+        annotations = [a for a in self.truth.dataset["annotations"] if a["image_id"] in ids]
+        if not annotations:
+            raise SampleError("no image with an instance is left to measure on: the others cannot be used")
+        kept = {"images": [row for _, row in images], "annotations": annotations}
+        return replace(self, truth=load_truth({**self.truth.dataset, **kept}), images=images)
 
 
 def given_exam(section: ExamSection, classes: Sequence[str]) -> Exam:
@@ -107,6 +131,18 @@ def held_exam(samples: Samples) -> Exam:
         "annotations": [{**a, "id": n} for n, a in enumerate(annotations, start=1)],
     }
     return Exam(load_truth(dataset), rows, list(range(1, len(samples.classes) + 1)))
+
+
+def look(exam: Exam, bad: BadImages, threads: int, console: Console) -> None:
+    """Read this process's share of the images, in threads, and note which of them cannot be used.
+
+    Raises TooManyBad, StoreError.
+    """
+    own = range(parallel.rank(), len(exam.images), parallel.world())
+    with ThreadPoolExecutor(threads, thread_name_prefix="look") as pool:
+        read = ahead(pool, lambda number: bad.attempt(number, exam.read) is None, own, max(AHEAD, threads))
+        for _ in counted(read, len(own), "looking at what is measured on", console):
+            pass
 
 
 def _annotation(image_id: int, image: ImageTruth, m: StoredMask) -> Row:

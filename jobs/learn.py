@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,12 +25,13 @@ from condinst.training import Training
 from condinst.views import Views
 from jobs import structured
 from jobs.errors import JobError, naming, one_line
-from jobs.exam import Exam, given_exam, held_exam
+from jobs.exam import Exam, given_exam, held_exam, look
 from jobs.judge import Judge
 from jobs.resolve import options_of
 from jobs.train_log import SUMMARY_KEY, TrainLog
 from jobs.train_record import decisive, fingerprint
 from jobs.train_spec import SourceSection, TrainSpec
+from pipeline.badimages import BadImages
 from pipeline.checkpoints import Checkpoints
 from pipeline.models import resolved
 from pipeline.samples import Samples, SampleSource
@@ -102,20 +105,23 @@ def learn(
     """Train from the last checkpoint, or from the start, to the end; the first process writes the output.
 
     `stopping` is asked after each step: where any process is told to stop, all do, with a checkpoint of it.
+    Images that cannot be used are left out. All that are measured on are looked at before the first step.
 
-    Raises Halted then, FloatingPointError when training diverges, and what reading images and writing the
-    output raise.
+    Raises Halted then, FloatingPointError when training diverges, TooManyBad, and what reading images and
+    writing the output raise.
     """
     torch.set_num_threads(spec.workers.cpus if spec.workers else spec.threads)
     store = Store.open(spec.output.uri, options_of(spec.output))
     training = Training(given.model, Criterion(spec.loss).to(given.model.device), spec.training)
     lineage = _lineage(spec, given)
-    judge = Judge(spec, store, given.exam, lineage, console)
+    exam, bad = _looked_at(spec, given, console)
+    judge = Judge(spec, store, exam, lineage, console)
     log = TrainLog(spec, given.samples.classes, store, console)
-    keeper = _Keeper(spec, store, judge, log)
-    keeper.resume(training, console)
+    keeper = _Keeper(spec, store, judge, log, bad)
+    keeper.resume(training, given.samples, console)
     order = Order(given.samples.counts, tuple(s.weight for s in spec.data.train), spec.seed)
-    views = Views(given.samples.__getitem__, order, given.model.config, spec.loss, spec.augment)
+    load = partial(bad.attempt, read=given.samples.__getitem__)
+    views = Views(load, order, given.model.config, spec.loss, spec.augment)
     batches = views.batches(
         spec.batch,
         first_step=training.step,
@@ -128,12 +134,36 @@ def learn(
     def stepped(step: int, terms: dict[str, float]) -> None:
         log.step(step, terms)
         if step < spec.training.steps and parallel.any_of(stopping(), given.model.device):
+            _share(bad, training.model.device)
             keeper.put(training)
             raise Halted(f"step {step:,}")
 
     fit(training, training.criterion, batches, spec.training, stepped, keeper)
     if parallel.rank() == 0:
-        log.conclude(judge.measured, parallel.world())
+        counts = {"bad_images": len(bad.reasons), "bad_val_images": len(given.exam.images) - len(exam.images)}
+        log.conclude(judge.measured, parallel.world(), counts)
+
+
+def _looked_at(spec: TrainSpec, given: Material, console: Console) -> tuple[Exam, BadImages]:
+    """What can be measured on; and, of the images learned from, those that are found to be bad: none yet."""
+    tell = partial(_warn, console)
+    bad, bad_exam = (
+        BadImages(name, images, spec.data.max_bad, tell)
+        for name, images in (
+            ("data.train", len(given.samples)),
+            ("data.val" if spec.data.val else "data.held_out", len(given.exam.images)),
+        )
+    )
+    look(given.exam, bad_exam, spec.decoders, console)
+    _share(bad_exam, given.model.device)
+    return given.exam.without(bad_exam.reasons), bad
+
+
+def _share(bad: BadImages, device: torch.device) -> None:
+    """Have every process know the images that any has found to be bad; all must ask. Raises TooManyBad."""
+    for part in parallel.gather_bytes(json.dumps(bad.reasons).encode(), device):
+        reasons: Mapping[str, str] = json.loads(part)
+        bad.add({int(number): reason for number, reason in reasons.items()})
 
 
 class _Keeper:
@@ -142,12 +172,15 @@ class _Keeper:
     Where measuring fails the checkpoint is put all the same, and who goes on from it measures first.
     """
 
-    def __init__(self, spec: TrainSpec, store: Store, judge: Judge, log: TrainLog) -> None:
-        self._spec, self._judge, self._log = spec, judge, log
+    def __init__(self, spec: TrainSpec, store: Store, judge: Judge, log: TrainLog, bad: BadImages) -> None:
+        self._spec, self._judge, self._log, self._bad = spec, judge, log, bad
         self._checkpoints = Checkpoints(store, secrets.token_hex(4))
 
-    def resume(self, training: Training, console: Console) -> None:
-        """Put the training where the newest checkpoint left it, if there is one."""
+    def resume(self, training: Training, samples: Samples, console: Console) -> None:
+        """Put the training where the newest checkpoint left it, if there is one.
+
+        Images that were bad then are tried again: they may have been put right.
+        """
         found = self._checkpoints.latest()
         if found is None:
             return
@@ -159,10 +192,14 @@ class _Keeper:
         self._log.resume(training.step)
         console.print(f"going on from step {training.step:,}", highlight=False)
         structured.event("resumed", step=training.step)
+        for number in found.state.get("bad", ())[parallel.rank() :: parallel.world()]:
+            self._bad.attempt(number, samples.__getitem__)
         if self._judge.is_due(training):
             self._measure(training)
 
     def __call__(self, training: Training) -> None:
+        # Not where measuring may have failed in one of the processes: the others would wait for it.
+        _share(self._bad, training.model.device)
         try:
             if self._judge.is_due(training):
                 self._measure(training)
@@ -178,6 +215,7 @@ class _Keeper:
             "counters": training.counters(),
             "measured": self._judge.measured,
             "seconds": self._judge.seconds,
+            "bad": sorted(self._bad.reasons),
         }
         self._checkpoints.put(training.step, training.tensors(), state)
         structured.event("checkpoint", step=training.step)

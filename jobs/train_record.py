@@ -78,6 +78,7 @@ def decisive(spec: TrainSpec, data: Mapping[str, object]) -> dict[str, object]:
     for section in filter(None, sections):
         for name in _ACCESS:
             section.pop(name, None)
+    del said["data"]["max_bad"]  # Raised, it lets the same training go on.
     said["data"]["train"] = {str(number): section for number, section in enumerate(said["data"]["train"])}
     return {**said, "digests": dict(data)}
 

@@ -95,6 +95,14 @@ class DataSection(Section):
         description="Instead of `val`: the share of the images of `train` to measure on, chosen by the hash "
         "of their names, so that an image stays where it is when others come.",
     )
+    max_bad: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="The share of the images that may be missing, broken or of another size than their "
+        "labels say, of those learned from and of those measured on: they are left out. At least one may, "
+        "unless it is 0. More end the run.",
+    )
     classes: Texts | None = Field(
         default=None,
         min_length=1,

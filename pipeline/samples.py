@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from condinst.augment import Labelled
 from condinst.coco_truth import ImageTruth
 from pipeline.decode import DecodeLimits, decode
+from pipeline.keys import printable
 from pipeline.labels import Labels, SampleError, read_coco, read_run
 from pipeline.pixels import Rgb
 from pipeline.records import InputRejected
@@ -170,11 +171,16 @@ def _place(store: Store, name: str) -> str:
 
 
 def _fetch(store: Store, name: str) -> tuple[bytes, str]:
-    for key in dict.fromkeys((name, PurePosixPath(name).name)):
+    keys = list(dict.fromkeys((name, PurePosixPath(name).name)))
+    problems = [store.problem(key) for key in keys]
+    for key, problem in zip(keys, problems, strict=True):
         try:
-            return store.get(key), store.join(key)
+            if problem is None:
+                return store.get(key), store.join(key)
         except NotFound:
             continue
+    if all(problems):
+        raise SampleError(f"{printable(store.join(name))}: {problems[0]}, so there can be no such image")
     raise SampleError(
         f"{store.join(name)}: there is no such image, but the annotations name it; give the folder or URI "
         "in which their `file_name`s start"

@@ -104,6 +104,16 @@ def test_faults_are_named(change, expected: str, tmp_path: Path) -> None:
         Samples([made])[0]
 
 
+@pytest.mark.parametrize("name", ["a/../", "..", "a\nb"])
+def test_a_name_that_cannot_be_asked_for_is_that_images_fault(name: str, tmp_path: Path) -> None:
+    made = source(tmp_path, {1: "leaf"}, count=1)
+    truth = json.loads(Path(made.labels).read_text())
+    truth["images"][0]["file_name"] = name
+    Path(made.labels).write_text(json.dumps(truth))
+    with pytest.raises(SampleError, match="so there can be no such image"):
+        Samples([made])[0]
+
+
 def test_what_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text("{")
     with pytest.raises(SampleError, match=r"t\.json: not JSON"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +35,7 @@ from jobs.train_log import TrainLog, read_log
 from jobs.train_record import JOB_KEY, claim, placed
 from jobs.train_spec import DataSection, ExamSection, SourceSection, TrainSpec
 from jobs.train_worker import work
+from pipeline.badimages import TooManyBad
 from pipeline.checkpoints import CheckpointError, Checkpoints
 from pipeline.models import Models
 from pipeline.samples import SampleError, Samples, SampleSource, held_out
@@ -439,6 +441,7 @@ def test_a_training_is_told_in_lines_of_json(scenes: Path, tmp_path: Path) -> No
     assert by_name["step"]["losses"]["class"] > 0
     best = json.loads((tmp_path / "out" / "best.json").read_text())
     assert (by_name["complete"]["ap"], by_name["complete"]["step"]) == (best["ap"], best["step"])
+    assert (by_name["complete"]["bad_images"], by_name["complete"]["bad_val_images"]) == (0, 0)
 
 
 @pytest.mark.usefixtures("own_loggers")
@@ -476,6 +479,55 @@ def test_images_that_are_measured_on_are_not_learned_from(scenes: Path, tmp_path
         run(with_data(spec_of(scenes, tmp_path / "none"), val=spec.data.train[0]))
     with pytest.raises(Refused, match=r"digests\.left out"):
         run(with_data(spec, val=spec_of(scenes, tmp_path / "out").data.val))
+
+
+def broken(scenes: Path, to: Path, *numbers: int) -> Path:
+    """The scenes once more, some of their images gone, cut or of another size."""
+    shutil.copytree(scenes, to)
+    for part in ("", "val"):
+        names = [image["file_name"] for image in json.loads((to / part / "truth.json").read_text())["images"]]
+        for number in numbers:
+            (to / part / "images" / names[number]).write_bytes(b"\xff\xd8\xff cut")
+    return to
+
+
+def test_a_bad_image_is_left_out_and_told_once(scenes: Path, tmp_path: Path) -> None:
+    folder = broken(scenes, tmp_path / "scenes", 1)
+    _, said = run(spec_of(folder, tmp_path / "out"))
+    assert said.count("data.train: left out: ") == said.count("data.val: left out: ") == 1
+    assert "2 images that could not be used" in said
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["bad_images"], summary["bad_val_images"]) == (1, 1)
+    best = json.loads((tmp_path / "out" / "best.json").read_text())
+    assert best["images"] == 2
+
+
+def test_a_training_without_some_images_goes_on_as_if_it_had_not_ended(scenes: Path, tmp_path: Path) -> None:
+    folder = broken(scenes, tmp_path / "scenes", 0)
+    whole, halved = (spec_of(folder, tmp_path / name) for name in ("whole", "halved"))
+    run(whole)
+    interrupted(halved, 4)
+    _, said = run(halved)
+    assert "going on from step 2" in said
+    assert said.count("data.train: left out: ") == 1
+    a, b = (weightsfile.digest(tmp_path / name / "last.safetensors") for name in ("whole", "halved"))
+    assert a == b
+
+
+def test_too_many_bad_images_end_it_and_more_may_be_allowed(scenes: Path, tmp_path: Path) -> None:
+    folder = broken(scenes, tmp_path / "scenes", 0)
+    shutil.copytree(scenes / "val", folder / "val", dirs_exist_ok=True)
+    with pytest.raises(TooManyBad, match=r"data\.train: 1 of 3 .* data\.max_bad \(0\) allows 0:\n"):
+        run(spec_of(folder, tmp_path / "out", SMALL, "", 96, 0, "data.max_bad=0"))
+    run(spec_of(folder, tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["bad_images"] == 1
+
+
+def test_bad_images_to_measure_on_are_found_before_the_first_step(scenes: Path, tmp_path: Path) -> None:
+    folder = broken(scenes, tmp_path / "scenes", 0, 1)
+    with pytest.raises(TooManyBad, match=r"data\.val: 2 of 3 images cannot be used"):
+        run(spec_of(folder, tmp_path / "out"))
+    assert not (tmp_path / "out" / "log").exists()
 
 
 def test_sources_keep_their_counts_when_images_leave(scenes: Path) -> None:
@@ -547,7 +599,7 @@ class Mailbox:
 def payload_of(spec: TrainSpec, **more: object) -> dict[str, object]:
     given = material(spec, Console(quiet=True), "cpu")
     usual = {"digests": given.digests, "start": given.start, "mailbox": Mailbox, "width": 80, "json": False}
-    return {"spec": spec.model_dump_json(), **usual, **more}
+    return {"spec": spec.model_dump_json(), "stopping": lambda: False, **usual, **more}
 
 
 def test_a_worker_refuses_labels_that_changed_meanwhile(scenes: Path, tmp_path: Path) -> None:
