@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,6 +31,8 @@ from pipeline.samples import SampleError, Samples, read_labelled
 from pipeline.storage import Store
 
 Row = dict[str, Any]
+_MEASURED = ("bbox", "area", "iscrowd", "segmentation")
+"""What of an annotation its figures come from."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,22 @@ class Exam:
     def kind(self) -> Kind:
         """What is measured: masks where the truth has them."""
         return "segm" if has_masks(self.truth) else "bbox"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what is measured: images by name and size, and their instances of the model's classes.
+
+        Ids, order, other categories and how the json is written do not count.
+        """
+        classes = {category["id"]: category["name"] for category in self.truth.dataset["categories"]}
+        rows = [row for _, row in self.images]
+        said = [_canonical(["image", row["file_name"], row["height"], row["width"]]) for row in rows]
+        names = {row["id"]: row["file_name"] for row in rows}
+        said += [
+            _canonical([names[a["image_id"]], classes[a["category_id"]], *(a.get(key) for key in _MEASURED)])
+            for a in self.truth.dataset["annotations"]
+        ]
+        return hashlib.sha256("\n".join(sorted(said)).encode()).hexdigest()
 
     def results(self, model: CondInst, detect: DetectConfig) -> Iterator[Row]:
         """COCO results of this process's share of the images. Raises SampleError, StoreError."""
@@ -131,6 +151,10 @@ def held_exam(samples: Samples) -> Exam:
         "annotations": [{**a, "id": n} for n, a in enumerate(annotations, start=1)],
     }
     return Exam(load_truth(dataset), rows, list(range(1, len(samples.classes) + 1)))
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=bytes.decode)
 
 
 def look(exam: Exam, bad: BadImages, threads: int, console: Console) -> None:

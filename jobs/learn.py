@@ -29,7 +29,7 @@ from jobs.exam import Exam, given_exam, held_exam, look
 from jobs.judge import Judge
 from jobs.resolve import options_of
 from jobs.train_log import SUMMARY_KEY, TrainLog
-from jobs.train_record import decisive, fingerprint
+from jobs.train_record import MEASURED_ON, decisive, fingerprint
 from jobs.train_spec import SourceSection, TrainSpec
 from pipeline.badimages import BadImages
 from pipeline.checkpoints import Checkpoints
@@ -53,7 +53,8 @@ class Material:
     exam: Exam
     model: CondInst
     digests: dict[str, str]
-    """sha256 of what it reads: annotations, weights; and of which images are left out, if any are."""
+    """sha256 of what it reads: annotations, weights, the truth measured on; and of which images are left out,
+    if any are."""
     start: str | None
     """Where the weights of `model.weights` lie: of a `current.json` the version."""
 
@@ -74,7 +75,7 @@ def material(spec: TrainSpec, console: Console, device: str, start: str | None =
     if spec.model.weights is not None:
         start = start or resolved(spec.model.weights, StoreOptions())
     model, parents = _model(spec, samples.classes, console, device, start)
-    return Material(samples, exam, model, {**samples.digests, **parents}, start)
+    return Material(samples, exam, model, {**samples.digests, MEASURED_ON: exam.digest, **parents}, start)
 
 
 def _tell_unlisted(samples: Samples, console: Console) -> None:

@@ -170,6 +170,38 @@ def test_annotations_that_changed_are_refused(scenes: Path, tmp_path: Path) -> N
         run(spec)
 
 
+def test_a_truth_that_changed_is_refused(scenes: Path, tmp_path: Path) -> None:
+    val = truth_of(scenes / "val", tmp_path / "val.json", lambda _: None)
+    spec = with_data(spec_of(scenes, tmp_path / "out"), val=val)
+    payload = payload_of(spec)
+    run(spec)
+
+    def written_anew(truth: dict) -> None:
+        """Nothing in it that is measured."""
+        truth["info"] = "another hand"
+        truth["images"].reverse()
+        truth["categories"].append({"id": 99, "name": "none of the model's"})
+        for annotation in truth["annotations"]:
+            annotation["id"] += 1000
+
+    truth_of(scenes / "val", tmp_path / "val.json", written_anew)
+    assert "it is done" in run(spec)[1]
+    truth_of(scenes / "val", tmp_path / "val.json", lambda truth: truth["annotations"].pop())
+    with pytest.raises(Refused, match=r"digests\.measured on: "):
+        run(spec)
+    with pytest.raises(Refused, match=r"changed while the training ran:\n.*measured on"):
+        work(payload)
+
+
+def test_a_record_of_when_the_truth_was_not_noted_is_the_same_training(scenes: Path, tmp_path: Path) -> None:
+    spec, store = placed(spec_of(scenes, tmp_path / "out")), Store.open(str(tmp_path / "out"))
+    config = ModelConfig(classes=CATEGORIES)
+    assert claim(store, spec, config, {"0:a.json": "1"}, {})
+    assert not claim(store, spec, config, {"0:a.json": "1", "measured on": "2"}, {})
+    with pytest.raises(Refused, match=r'digests\.0:a\.json: "1" -> "2"'):
+        claim(store, spec, config, {"0:a.json": "2", "measured on": "2"}, {})
+
+
 def interrupted(spec: TrainSpec, step: int) -> None:
     """Run it, and have it end as if killed when that step's checkpoint would be put."""
     put = Checkpoints.put
