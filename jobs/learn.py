@@ -68,6 +68,7 @@ def material(spec: TrainSpec, console: Console, device: str, start: str | None =
     sources = [_source(section) for section in spec.data.train]
     samples = Samples(sources, spec.data.classes, hold=spec.data.held_out or 0.0)
     _tell_unlisted(samples, console)
+    _tell_shared(samples, console)
     if spec.loss.mask != "boxinst" and not samples.has_masks:
         raise JobError("data.train: has instances with a box and no mask; set loss.mask to boxinst")
     exam = _exam(spec, samples, console)
@@ -81,6 +82,22 @@ def material(spec: TrainSpec, console: Console, device: str, start: str | None =
 def _tell_unlisted(samples: Samples, console: Console) -> None:
     for labels, count in samples.unlisted.items():
         _warn(console, f"{labels}: left out: {count:,} annotations of images that it does not list")
+
+
+def _tell_shared(samples: Samples, console: Console) -> None:
+    for (earlier, later), count in samples.replaced.items():
+        console.print(
+            escape(one_line(f"{later} takes the place of {earlier} for {count:,} images")),
+            highlight=False,
+            soft_wrap=True,
+        )
+        structured.event("replaced", labels=earlier, by=later, images=count)
+    for (earlier, later), places in samples.shared.items():
+        _warn(
+            console,
+            f"{len(places):,} images of {later} are in {earlier} as well (such as {places[0]}): each counts "
+            "with both labels; `replaces: true` on the later source has its labels alone count",
+        )
 
 
 def _exam(spec: TrainSpec, samples: Samples, console: Console) -> Exam:
@@ -248,6 +265,7 @@ def _source(section: SourceSection) -> SampleSource:
         options_of(section),
         run=section.run is not None,
         min_score=section.min_score,
+        replaces=section.replaces,
     )
 
 

@@ -80,6 +80,8 @@ def decisive(spec: TrainSpec, data: Mapping[str, object]) -> dict[str, object]:
     for section in filter(None, sections):
         for name in _ACCESS:
             section.pop(name, None)
+        if section.get("replaces") is False:
+            del section["replaces"]  # as versions wrote it that knew no such key
     del said["data"]["max_bad"]  # Raised, it lets the same training go on.
     said["data"]["train"] = {str(number): section for number, section in enumerate(said["data"]["train"])}
     return {**said, "digests": dict(data)}

@@ -50,6 +50,12 @@ class SourceSection(StoreSection):
         description="How often each of its images is learned from in an epoch: 2 is twice, 0.5 every second "
         "time.",
     )
+    replaces: bool = Field(
+        default=False,
+        description="Its images take the place of the same images (of the same full URI) in the sources "
+        "before it: of corrected labels. Without it an image of several sources is learned from with the "
+        "labels of each.",
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -113,6 +119,8 @@ class DataSection(Section):
     def _one_exam(self) -> Self:
         if (self.val is None) == (self.held_out is None):
             raise ValueError("give val or held_out, one of them: what the model is measured on")
+        if self.train[0].replaces:
+            raise ValueError("replaces: true on the first source of train: there is none before it")
         return self
 
 

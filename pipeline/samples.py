@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from condinst.augment import Labelled
@@ -37,13 +38,28 @@ class SampleSource:
     """Whether `labels` is a segment job's output."""
     min_score: float = 0.0
     """Of a job's instances, those of lower score are left out."""
+    replaces: bool = False
+    """Whether its images take the place of the same images of earlier sources."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An image as one source has it."""
+
+    owner: int
+    """Number of the source."""
+    store: Store
+    truth: ImageTruth
+    place: str
+    """Full URI: images are the same where it is."""
 
 
 class Samples:
     """The images of some sources as one list; safe to read from threads.
 
-    A share `hold` of the images, chosen by the hash of their names, is left out and listed in `held`. Decoded
-    images are kept, the last used ones up to `cache_bytes`. Raises SampleError or StoreError when the labels
+    A share `hold` of the images, chosen by the hash of their names, is left out and listed in `held`: where
+    one source holds an image out, all do. Images are the same where their full URIs are. Decoded images are
+    kept, the last used ones up to `cache_bytes`. Raises SampleError or StoreError when the labels
     cannot be read, SampleError when they have none of `classes`.
     """
 
@@ -58,25 +74,35 @@ class Samples:
         self.digests = {
             f"{n}:{s.labels}": own.digest for n, (s, own) in enumerate(zip(sources, read, strict=True))
         }
-        """sha256 of each source's labels, by the source's number and name; and of what `leave_out` took."""
+        """sha256 of each source's labels, by the source's number and name; where there are such, of the images
+        held out for another source's name of them, and of those that `leave_out` took."""
         self.unlisted = {s.labels: own.unlisted for s, own in zip(sources, read, strict=True) if own.unlisted}
         """Annotations of images that their json does not list, by its name; they are left out."""
         self.classes = tuple(classes or dict.fromkeys(name for own in read for name in own.names))
         """Class names: as given, or those of all sources in their order."""
-        self._items: list[tuple[Store, ImageTruth]] = []
-        self.held: list[tuple[Store, ImageTruth]] = []
+        rows, gone = _replaced(
+            [
+                row
+                for number, (source, own) in enumerate(zip(sources, read, strict=True))
+                for row in _rows(number, source, own, self.classes)
+            ],
+            sources,
+        )
+        self.replaced = Counter((sources[owner].labels, sources[by].labels) for owner, by in gone)
+        """Images whose labels others take the place of, by the names of both."""
+        self.shared = _shared(rows, sources)
+        """Places of images that two sources have, by the names of both: their labels all count."""
+        apart = {row.place for row in rows if held_out(row.truth.file_name, hold)}
+        if others := sorted(
+            row.place for row in rows if row.place in apart and not held_out(row.truth.file_name, hold)
+        ):
+            self.digests["held out"] = _digest(others)
+        self.held = [(row.store, row.truth) for row in rows if row.place in apart]
         """The images left out, with their instances and where they lie."""
-        self._owners: list[int] = []
+        kept = [row for row in rows if row.place not in apart]
+        self._items = [(row.store, row.truth) for row in kept]
+        self._owners = [row.owner for row in kept]
         """Number of each item's source."""
-        for number, (source, own) in enumerate(zip(sources, read, strict=True)):
-            store = Store.open(source.images, source.options)
-            for image in own.images:
-                adapted = _adapted(image, own.names, self.classes, source.boxes_only)
-                if held_out(image.file_name, hold):
-                    self.held.append((store, adapted))
-                else:
-                    self._items.append((store, adapted))
-                    self._owners.append(number)
         self._sources = len(sources)
         if not self.instances:
             raise SampleError(
@@ -97,7 +123,7 @@ class Samples:
     def leave_out(self, images: Iterable[tuple[Store, str]]) -> int:
         """Take away the images that lie where these do; returns how many. Call it before reading any.
 
-        Images are the same where their full URIs are. Raises SampleError when no instance would be left.
+        Raises SampleError when no instance would be left.
         """
         apart = {_place(store, name) for store, name in images}
         places = [_place(store, image.file_name) for store, image in self._items]
@@ -110,7 +136,7 @@ class Samples:
         if not self.instances:
             raise SampleError("no image with an instance is left to learn from: all of them are measured on")
         # Another training than one that learns from them.
-        self.digests = {**self.digests, "left out": hashlib.sha256("\n".join(gone).encode()).hexdigest()}
+        self.digests = {**self.digests, "left out": _digest(gone)}
         return len(gone)
 
     @property
@@ -164,6 +190,38 @@ def read_labelled(store: Store, name: str, size: tuple[int, int]) -> Rgb:
             f"{size[1]}x{size[0]}: they are of another image"
         )
     return image
+
+
+def _rows(number: int, source: SampleSource, own: Labels, classes: Sequence[str]) -> Iterator[_Row]:
+    store = Store.open(source.images, source.options)
+    for image in own.images:
+        adapted = _adapted(image, own.names, classes, source.boxes_only)
+        yield _Row(number, store, adapted, _place(store, image.file_name))
+
+
+def _replaced(
+    rows: Sequence[_Row], sources: Sequence[SampleSource]
+) -> tuple[list[_Row], list[tuple[int, int]]]:
+    """Rows without those that a later source replaces; and of each of these, its source and that one."""
+    by = {row.place: row.owner for row in rows if sources[row.owner].replaces}
+    kept = [row for row in rows if row.owner >= by.get(row.place, 0)]
+    return kept, [(row.owner, by[row.place]) for row in rows if row.owner < by.get(row.place, 0)]
+
+
+def _shared(rows: Iterable[_Row], sources: Sequence[SampleSource]) -> dict[tuple[str, str], list[str]]:
+    owners: dict[str, set[int]] = {}
+    for row in rows:
+        owners.setdefault(row.place, set()).add(row.owner)
+    found: dict[tuple[str, str], list[str]] = {}
+    for place, numbers in owners.items():
+        for pair in pairwise(sorted(numbers)):
+            earlier, later = (sources[number].labels for number in pair)
+            found.setdefault((earlier, later), []).append(place)
+    return found
+
+
+def _digest(places: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(places).encode()).hexdigest()
 
 
 def _place(store: Store, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,45 @@ def test_a_jobs_tables_are_labels(tmp_path: Path) -> None:
 def test_where_no_job_ran_is_told(tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="holds no segment job"):
         Samples([SampleSource(str(tmp_path), str(tmp_path), run=True)])
+
+
+def labels(folder: Path, name: str, images: Path, below: str, numbers: range, of: int = 1) -> SampleSource:
+    """A json about some of the images of `source`, named from `images` on, each with `of` instances."""
+    listed = [{"id": n, "file_name": f"{below}{n}.png", "height": 96, "width": 128} for n in numbers]
+    annotations = [
+        {"id": 1, "image_id": n, "category_id": 1, "bbox": [10, 10, 20, 30], "segmentation": POLYGON}
+        for n in numbers
+        for _ in range(of)
+    ]
+    said = {"images": listed, "categories": [{"id": 1, "name": "leaf"}], "annotations": annotations}
+    (folder / name).write_text(json.dumps(said))
+    return SampleSource(str(folder / name), str(images))
+
+
+def test_corrected_labels_take_the_place_of_the_old_ones(tmp_path: Path) -> None:
+    old = source(tmp_path / "photos", {1: "leaf"}, 4)
+    new = labels(tmp_path, "new.json", tmp_path, "photos/", range(2, 5), of=3)
+    samples = Samples([old, replace(new, replaces=True)])
+    assert samples.counts == (2, 3)
+    assert samples.instances == 2 + 9
+    assert samples.replaced == {(old.labels, new.labels): 2}
+    assert not samples.shared
+    both = Samples([old, new])
+    assert both.counts == (4, 3)
+    assert both.shared == {(old.labels, new.labels): [f"{tmp_path}/photos/{n}.png" for n in (2, 3)]}
+    assert not both.replaced
+
+
+def test_an_image_that_one_source_holds_out_is_held_out_of_all(tmp_path: Path) -> None:
+    near = source(tmp_path / "photos", {1: "leaf"}, 40)
+    far = labels(tmp_path, "far.json", tmp_path, "photos/", range(40))
+    samples = Samples([near, far], hold=0.3)
+    places = [{f"{s.uri}/{t.file_name}" for s, t in rows} for rows in (samples.held, samples._items)]
+    assert places[0]
+    assert places[0].isdisjoint(places[1])
+    assert len(samples.held) == 2 * len(places[0])
+    assert "held out" in samples.digests
+    assert "held out" not in Samples([near], hold=0.3).digests
 
 
 def test_an_image_held_out_stays_so_when_others_come(tmp_path: Path) -> None:

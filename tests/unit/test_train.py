@@ -368,6 +368,28 @@ def test_copy_paste_and_several_sources_of_weights(scenes: Path, tmp_path: Path)
     assert "on 6 images" in said
 
 
+def test_labels_that_replace_others_are_told(scenes: Path, tmp_path: Path) -> None:
+    later = truth_of(scenes, tmp_path / "new.json", lambda truth: truth["images"].pop())
+    spec = spec_of(scenes, tmp_path / "out")
+    sources = [
+        (*spec.data.train, SourceSection(uri=later.uri, annotations=later.annotations, replaces=replaces))
+        for replaces in (True, False)
+    ]
+    _, said = run(with_data(spec, train=sources[0]))
+    assert f"new.json takes the place of {scenes}/truth.json for 2 images" in said
+    assert "on 3 images" in said
+    with pytest.raises(Refused, match=r"data\.train\.1\.replaces: true"):
+        run(with_data(spec, train=sources[1]))
+    _, said = run(with_data(spec_of(scenes, tmp_path / "both"), train=sources[1]))
+    assert f"2 images of {tmp_path}/new.json are in {scenes}/truth.json as well" in said
+    assert "on 5 images" in said
+
+
+def test_what_replaces_nothing_is_refused(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="first source of train: there is none before it"):
+        spec_of(scenes, tmp_path / "out", SMALL, "", 96, 0, "data.train.replaces=true")
+
+
 def test_boxes_alone_train_with_boxinst(scenes: Path, tmp_path: Path) -> None:
     spec = spec_of(scenes, tmp_path / "out", SMALL, "loss: {mask: boxinst, boxinst: {warmup_steps: 2}}\n")
     boxes = spec.data.train[0].model_copy(update={"boxes_only": True})
