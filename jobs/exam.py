@@ -31,8 +31,6 @@ from pipeline.samples import SampleError, Samples, read_labelled
 from pipeline.storage import Store
 
 Row = dict[str, Any]
-_MEASURED = ("bbox", "area", "iscrowd", "segmentation")
-"""What of an annotation its figures come from."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,10 @@ class Exam:
         rows = [row for _, row in self.images]
         said = [_canonical(["image", row["file_name"], row["height"], row["width"]]) for row in rows]
         names = {row["id"]: row["file_name"] for row in rows}
-        said += [
-            _canonical([names[a["image_id"]], classes[a["category_id"]], *(a.get(key) for key in _MEASURED)])
-            for a in self.truth.dataset["annotations"]
-        ]
+        for a in self.truth.dataset["annotations"]:
+            numbers = [float(value) for value in (*a["bbox"], a["area"], a["iscrowd"])]
+            instance = [classes[a["category_id"]], numbers, a.get("segmentation") or None]
+            said.append(_canonical([names[a["image_id"]], *instance]))
         return hashlib.sha256("\n".join(sorted(said)).encode()).hexdigest()
 
     def results(self, model: CondInst, detect: DetectConfig) -> Iterator[Row]:

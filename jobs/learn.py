@@ -26,6 +26,7 @@ from condinst.views import Views
 from jobs import structured
 from jobs.errors import JobError, naming, one_line
 from jobs.exam import Exam, given_exam, held_exam, look
+from jobs.held_truth import HELD_KEY, put_held_truth
 from jobs.judge import Judge
 from jobs.resolve import options_of
 from jobs.train_log import SUMMARY_KEY, TrainLog
@@ -133,6 +134,8 @@ def learn(
     training = Training(given.model, Criterion(spec.loss).to(given.model.device), spec.training)
     lineage = _lineage(spec, given)
     exam, bad = _looked_at(spec, given, console)
+    if spec.data.held_out and parallel.rank() == 0:
+        _put_held_truth(exam, store, console)
     judge = Judge(spec, store, exam, lineage, console)
     log = TrainLog(spec, given.samples.classes, store, console)
     keeper = _Keeper(spec, store, judge, log, bad)
@@ -175,6 +178,15 @@ def _looked_at(spec: TrainSpec, given: Material, console: Console) -> tuple[Exam
     look(given.exam, bad_exam, spec.decoders, console)
     _share(bad_exam, given.model.device)
     return given.exam.without(bad_exam.reasons), bad
+
+
+def _put_held_truth(exam: Exam, output: Store, console: Console) -> None:
+    root = put_held_truth(exam, output)
+    if root is None:
+        _warn(console, f"no {HELD_KEY} is written: the sources' images lie below no common folder or prefix")
+    else:
+        text = f"what is measured on is in {output.join(HELD_KEY)}; its images start at {root}"
+        console.print(escape(one_line(text)), highlight=False, soft_wrap=True)
 
 
 def _share(bad: BadImages, device: torch.device) -> None:

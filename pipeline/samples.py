@@ -20,7 +20,7 @@ from pipeline.pixels import Rgb
 from pipeline.records import InputRejected
 from pipeline.storage import NotFound, Store, StoreOptions
 
-__all__ = ["SampleError", "SampleSource", "Samples", "held_out", "read_labelled"]
+__all__ = ["SampleError", "SampleSource", "Samples", "held_out", "place_of", "read_labelled"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Samples:
         self.digests = {
             f"{n}:{s.labels}": own.digest for n, (s, own) in enumerate(zip(sources, read, strict=True))
         }
-        """sha256 of each source's labels, by the source's number and name; where there are such, of the images
+        """sha256 of each source's labels, by the source's number and name; where there are such, of images
         held out for another source's name of them, and of those that `leave_out` took."""
         self.unlisted = {s.labels: own.unlisted for s, own in zip(sources, read, strict=True) if own.unlisted}
         """Annotations of images that their json does not list, by its name; they are left out."""
@@ -125,8 +125,8 @@ class Samples:
 
         Raises SampleError when no instance would be left.
         """
-        apart = {_place(store, name) for store, name in images}
-        places = [_place(store, image.file_name) for store, image in self._items]
+        apart = {place_of(store, name) for store, name in images}
+        places = [place_of(store, image.file_name) for store, image in self._items]
         gone = sorted(place for place in places if place in apart)
         if not gone:
             return 0
@@ -196,7 +196,7 @@ def _rows(number: int, source: SampleSource, own: Labels, classes: Sequence[str]
     store = Store.open(source.images, source.options)
     for image in own.images:
         adapted = _adapted(image, own.names, classes, source.boxes_only)
-        yield _Row(number, store, adapted, _place(store, image.file_name))
+        yield _Row(number, store, adapted, place_of(store, image.file_name))
 
 
 def _replaced(
@@ -224,7 +224,8 @@ def _digest(places: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(places).encode()).hexdigest()
 
 
-def _place(store: Store, name: str) -> str:
+def place_of(store: Store, name: str) -> str:
+    """Full URI of an image; a plain path on disk."""
     return store.join(posixpath.normpath(name))
 
 

@@ -26,6 +26,7 @@ from jobs.board import Board
 from jobs.check import load_text
 from jobs.errors import ExitCode, Interrupted, JobError, Refused, SpecError
 from jobs.exam import given_exam, held_exam
+from jobs.held_truth import common_root, put_held_truth
 from jobs.judge import Judge
 from jobs.learn import material
 from jobs.scenes import CATEGORIES
@@ -39,7 +40,7 @@ from pipeline.badimages import TooManyBad
 from pipeline.checkpoints import CheckpointError, Checkpoints
 from pipeline.models import Models
 from pipeline.samples import SampleError, Samples, SampleSource, held_out
-from pipeline.storage import Store
+from pipeline.storage import Store, StoreOptions
 from pipeline.trainer import recurs
 from tests.tiny import tiny_weights
 
@@ -357,6 +358,50 @@ def test_a_held_out_truth_is_that_of_the_json(scenes: Path) -> None:
         for one, other in zip(ours, theirs, strict=True):
             assert one["area"] == other["area"]
             assert np.array_equal(exam.truth.annToMask(one), given.truth.annToMask(other))
+
+
+def test_the_truth_held_out_is_left_for_others(scenes: Path, tmp_path: Path) -> None:
+    spec = spec_of(scenes, tmp_path / "out")
+    _, said = run(spec.model_copy(update={"data": DataSection(train=spec.data.train, held_out=0.5)}))
+    assert f"{tmp_path}/out/held_out.json; its images start at {scenes}/images" in said
+    section = ExamSection(uri=f"{scenes}/images", annotations=f"{tmp_path}/out/held_out.json")
+    held = held_exam(Samples([SampleSource(f"{scenes}/truth.json", f"{scenes}/images")], hold=0.5))
+    assert given_exam(section, CATEGORIES).digest == held.digest
+
+
+def test_images_held_out_of_several_folders_start_above_them(scenes: Path, tmp_path: Path) -> None:
+    sources = [SampleSource(f"{part}/truth.json", f"{part}/images") for part in (scenes, scenes / "val")]
+    exam = held_exam(Samples(sources, hold=0.5))
+    store = Store.open(str(tmp_path))
+    assert put_held_truth(exam, store) == str(scenes)
+    given = given_exam(ExamSection(uri=str(scenes), annotations=f"{tmp_path}/held_out.json"), CATEGORIES)
+    assert {row["file_name"].rpartition("/")[0] for _, row in given.images} == {"images", "val/images"}
+    for number in range(len(given.images)):
+        assert np.array_equal(given.read(number), exam.read(number))
+
+
+@pytest.mark.parametrize(
+    ("uris", "root"),
+    [
+        (["s3://b/photos/a", "s3://b/photos/ab/c"], "s3://b/photos"),
+        (["s3://b/a", "s3://b/c"], "s3://b"),
+        (["s3://b/a", "s3://c/a"], None),
+        (["/data/a", "/data"], "/data"),
+        (["/data/a", "/mnt/a"], None),
+    ],
+)
+def test_the_nearest_place_above_is_found(uris: list[str], root: str | None) -> None:
+    found = common_root(map(Store.open, uris))
+    assert (found and found.uri) == root
+
+
+def test_where_images_share_no_place_no_truth_is_left(scenes: Path, tmp_path: Path) -> None:
+    sources = [
+        SampleSource(f"{scenes}/truth.json", f"{scenes}/images", options=StoreOptions(profile=profile))
+        for profile in (None, "other")
+    ]
+    assert put_held_truth(held_exam(Samples(sources, hold=0.5)), Store.open(str(tmp_path))) is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_copy_paste_and_several_sources_of_weights(scenes: Path, tmp_path: Path) -> None:
