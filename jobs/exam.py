@@ -83,7 +83,8 @@ class Exam:
     def read(self, number: int) -> Rgb:
         """Pixels of an image, by its place in `images`. Raises SampleError, StoreError."""
         store, row = self.images[number]
-        return read_labelled(store, str(row["file_name"]), (row["height"], row["width"]))
+        size = (row["height"], row["width"])
+        return read_labelled(store, str(row["file_name"]), size, row.get("etag"))
 
     def without(self, numbers: Container[int]) -> Exam:
         """The same but for some images, by their place in `images`.
@@ -134,6 +135,8 @@ def held_exam(samples: Samples) -> Exam:
     rows, annotations = [], []
     for number, (store, image) in enumerate(samples.held, start=1):
         row = {"id": number, "file_name": image.file_name, "height": image.height, "width": image.width}
+        if image.version is not None:
+            row["etag"] = image.version
         rows.append((store, row))
         annotations += [_annotation(number, image, m) for m in image.instances]
     if not annotations:

@@ -28,7 +28,11 @@ def put_held_truth(exam: Exam, output: Store) -> str | None:
         **exam.truth.dataset,
         "info": {"description": f"images held out of {output.uri}; they start at {root.uri}"},
         "images": [
-            {**row, "file_name": place_of(store, str(row["file_name"]))[above:]} for store, row in exam.images
+            {
+                **{key: row[key] for key in ("id", "height", "width")},
+                "file_name": place_of(store, str(row["file_name"]))[above:],
+            }
+            for store, row in exam.images
         ],
     }
     output.put(HELD_KEY, json.dumps(said, default=bytes.decode).encode())

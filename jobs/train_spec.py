@@ -26,8 +26,8 @@ class SourceSection(StoreSection):
     """Labelled images: a folder of them, and their labels in a COCO json or in a segment job's tables."""
 
     uri: Uri = Field(
-        description="Folder or URI of the images; the json's `file_name`s, or the job's `image_id`s, start "
-        "here."
+        description="Folder or URI of the images: the json's `file_name`s start here. A job's images are "
+        "those of its `uri`s that lie below here; of others the `image_id` starts here."
     )
     annotations: str | None = Field(
         default=None, min_length=1, description="The COCO json: polygons, RLE or boxes; a path or a URI."

@@ -30,7 +30,7 @@ class SampleSource:
     labels: str
     """Path or URI of a COCO json, or the output of a segment job."""
     images: str
-    """Folder or URI in which `file_name`s, or a job's `image_id`s, start."""
+    """Folder or URI in which `file_name`s start, or below which a job's images lie: see `read_run`."""
     boxes_only: bool = False
     """Use of each label its box alone, though it may have a mask."""
     options: StoreOptions = field(default_factory=StoreOptions)
@@ -159,7 +159,7 @@ class Samples:
             if number in self._cache:
                 self._cache.move_to_end(number)
                 return self._cache[number]
-        image = read_labelled(store, truth.file_name, (truth.height, truth.width))
+        image = read_labelled(store, truth.file_name, (truth.height, truth.width), truth.version)
         with self._lock:
             if number not in self._cache:
                 self._room -= image.nbytes
@@ -174,12 +174,18 @@ def held_out(name: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < share * 2**64
 
 
-def read_labelled(store: Store, name: str, size: tuple[int, int]) -> Rgb:
+def read_labelled(store: Store, name: str, size: tuple[int, int], version: str | None = None) -> Rgb:
     """An image of labels that give its name and (height, width). Raises SampleError.
 
-    It lies below the store's root under that name, or right in it under its base name.
+    It lies below the store's root under that name, or right in it under its base name. `version` is the etag
+    of the file that the labels are of: another one's pixels are not taken.
     """
-    data, place = _fetch(store, name)
+    data, place, etag = _fetch(store, name)
+    if None not in (version, etag) and version != etag:
+        raise SampleError(
+            f"{place}: has changed since the job read it (etag {version} -> {etag}), so its masks are of "
+            "another image; segment it anew (`input.mode: new`)"
+        )
     try:
         image = decode(data, DecodeLimits())
     except InputRejected as rejected:
@@ -229,13 +235,15 @@ def place_of(store: Store, name: str) -> str:
     return store.join(posixpath.normpath(name))
 
 
-def _fetch(store: Store, name: str) -> tuple[bytes, str]:
+def _fetch(store: Store, name: str) -> tuple[bytes, str, str | None]:
+    """An image's bytes, where they were, and their etag."""
     keys = list(dict.fromkeys((name, PurePosixPath(name).name)))
     problems = [store.problem(key) for key in keys]
     for key, problem in zip(keys, problems, strict=True):
         try:
             if problem is None:
-                return store.get(key), store.join(key)
+                data, info = store.get_with_info(key)
+                return data, store.join(key), info.etag
         except NotFound:
             continue
     if all(problems):
@@ -248,7 +256,7 @@ def _fetch(store: Store, name: str) -> tuple[bytes, str]:
 
 def _read(source: SampleSource) -> Labels:
     if source.run:
-        return read_run(source.labels, source.options, source.min_score)
+        return read_run(source.labels, source.options, source.images, source.min_score)
     return read_coco(source.labels, source.options)
 
 

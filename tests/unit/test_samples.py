@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jobs.check import load_text
+from jobs.segment import run_job
 from pipeline import tables
 from pipeline.samples import SampleError, Samples, SampleSource, held_out
 from tests.made import made_output
-from tests.tiny import encoded, picture
+from tests.tiny import encoded, picture, tiny_weights
 
 POLYGON = [[10.0, 10.0, 30.0, 10.0, 30.0, 40.0]]
 
@@ -141,6 +144,55 @@ def test_a_jobs_tables_are_labels(tmp_path: Path) -> None:
     sure = Samples([SampleSource(output.uri, str(tmp_path / "in"), run=True, min_score=0.5)])
     assert sure.instances == sum(row["score"] >= 0.5 for row in rows) < len(rows)
     assert sure.digests != samples.digests
+
+
+def segmented(folder: Path, inputs: object) -> str:
+    """A finished job over photos; returns its output."""
+    spec = {
+        "kind": "segment",
+        "name": "tiny",
+        "input": inputs,
+        "model": {"weights": str(tiny_weights(folder)), "score_threshold": 0.3},
+        "output": {"uri": str(folder / "masks")},
+    }
+    run_job(load_text(json.dumps(spec), "spec.yaml"), local=True)
+    return str(folder / "masks")
+
+
+def test_of_an_object_that_changed_the_last_version_counts(tmp_path: Path) -> None:
+    photos, inputs = tmp_path / "photos", {"uri": str(tmp_path / "photos"), "mode": "new"}
+    photos.mkdir()
+    for number in range(3):
+        (photos / f"{number}.png").write_bytes(encoded(picture(number)))
+    segmented(tmp_path, inputs)
+    (photos / "1.png").write_bytes(encoded(picture(7, 80, 112)))
+    job = segmented(tmp_path, inputs)
+    ids = tables.open(job).images(["image_id"])["image_id"].to_pylist()
+    assert len(ids) == 4
+    samples = Samples([SampleSource(job, str(photos), run=True)])
+    assert sorted(samples[n].image.shape[:2] for n in range(3)) == [(80, 112), (96, 128), (96, 128)]
+    assert len(samples) == 3
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    again = Samples([SampleSource(job, str(moved), run=True)])
+    assert sorted(truth.file_name for _, truth in again._items) == ["0.png", "1.png", "2.png"]
+    assert [again[n].image.shape for n in range(3)] == [samples[n].image.shape for n in range(3)]
+    (photos / "2.png").write_bytes(encoded(picture(8)) + b"more")
+    changed = Samples([SampleSource(job, str(photos), run=True)])
+    [number] = [n for n, (_, truth) in enumerate(changed._items) if truth.file_name == "2.png"]
+    with pytest.raises(SampleError, match=r"2\.png: has changed since the job read it \(etag "):
+        changed[number]
+
+
+def test_images_of_named_inputs_are_found(tmp_path: Path) -> None:
+    names = ("north", "south")
+    for number, name in enumerate(names):
+        (tmp_path / "photos" / f"in-{name}").mkdir(parents=True)
+        (tmp_path / "photos" / f"in-{name}" / "a.png").write_bytes(encoded(picture(number)))
+    job = segmented(tmp_path, [{"uri": f"{tmp_path}/photos/in-{name}", "name": name} for name in names])
+    samples = Samples([SampleSource(job, str(tmp_path / "photos"), run=True)])
+    assert [truth.file_name for _, truth in samples._items] == ["in-north/a.png", "in-south/a.png"]
+    for number in range(2):
+        np.testing.assert_array_equal(samples[number].image, picture(number))
 
 
 def test_where_no_job_ran_is_told(tmp_path: Path) -> None:
