@@ -41,6 +41,8 @@ class ImageTruth:
     instances: tuple[StoredMask, ...]
     boxes_only: bool
     """Whether an instance had no segmentation: its mask is then its filled box."""
+    version: str | None = None
+    """Etag of the file that the instances are of, where it is known."""
 
 
 def read_truth(coco: Mapping[str, Any]) -> tuple[tuple[str, ...], list[ImageTruth]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, count
 
 import numpy as np
 import torch
@@ -32,21 +33,39 @@ from condinst.sampling import Order, share
 class Views:
     """Views of examples in an order; view p is the same whoever makes it, and whenever."""
 
-    load: Callable[[int], Example | Labelled]
-    """An example by its number; called from threads."""
+    load: Callable[[int], Example | Labelled | None]
+    """An example by its number, or None where another has to take its place; called from threads."""
     order: Order
     config: ModelConfig
     loss: LossConfig
     augment: AugmentConfig
 
     def view(self, position: int, size: int) -> Example:
-        """The view at a position, a square of `size` pixels."""
+        """The view at a position, a square of `size` pixels.
+
+        In the place of an example that cannot be had stands the next of the order that can; in the place of
+        one that is pasted, the next by number. Raises LookupError where there is none.
+        """
         random = self.order.random(position)
-        view = view_of(self.load(self.order.item(position)), self.config, self.augment, random, size)
+        example = self._first(map(self.order.item, count(position)))
+        view = view_of(example, self.config, self.augment, random, size)
         if random.random() >= self.augment.copy_paste:
             return view
-        number = int(random.integers(sum(self.order.counts)))
-        return random_paste(view, view_of(self.load(number), self.config, self.augment, random, size), random)
+        images = sum(self.order.counts)
+        number = int(random.integers(images))
+        other = self._first(chain(range(number, images), range(number)))
+        return random_paste(view, view_of(other, self.config, self.augment, random, size), random)
+
+    def _first(self, numbers: Iterable[int]) -> Example | Labelled:
+        """The first of some examples that can be had."""
+        tried: set[int] = set()
+        for number in numbers:
+            if (example := self.load(number)) is not None:
+                return example
+            tried.add(number)
+            if len(tried) == sum(self.order.counts):
+                break
+        raise LookupError("there is no example that can be had")
 
     def batches(
         self,

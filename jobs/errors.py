@@ -34,7 +34,8 @@ EXIT_CODES: dict[ExitCode, str] = {
     ExitCode.INCOMPLETE: "the run ended with shards missing; run it again to do the rest",
     ExitCode.REFUSED: "refused: the output belongs to other settings, or the cluster is too small",
     ExitCode.DAMAGED: "the output contradicts itself; `condinst verify` says where, and what to do",
-    ExitCode.TOO_MANY_FAILED: "more inputs failed than `max_failed` allows; the message says which and why",
+    ExitCode.TOO_MANY_FAILED: "more inputs failed than `max_failed` (a training: `data.max_bad`) allows; the "
+    "message says which and why",
     ExitCode.CANCELLED: "ended by `condinst cancel`; what is committed stays, run it again to go on",
     ExitCode.LIMIT: "the run's `timeout` or the job's `max_gpu_hours` is used up; what is committed stays",
     ExitCode.NOT_BETTER: "not promoted: the new model is not better for sure; nothing was changed",
@@ -123,6 +124,7 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
         return error.code, str(error)
     # Imported here, where something has failed already: the help needs none of them.
     from condinst.weightsfile import WeightsError
+    from pipeline.badimages import TooManyBad
     from pipeline.checkpoints import CheckpointError
     from pipeline.cluster import NoCluster
     from pipeline.engine import ClusterTooSmall, NothingWorks
@@ -137,6 +139,7 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
         (StoreError, NoCluster): ExitCode.STORE,
         (CheckpointError,): ExitCode.DAMAGED,
         (NothingWorks,): ExitCode.INCOMPLETE,
+        (TooManyBad,): ExitCode.TOO_MANY_FAILED,
         (WeightsError, InputError, SampleError): ExitCode.BAD_SPEC,
         (
             ClusterTooSmall,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -16,12 +19,15 @@ from condinst import CondInst, DetectConfig, Instances, parallel, rle
 from condinst.augment import StoredMask
 from condinst.coco_truth import ImageTruth
 from condinst.evaluate import Kind, load_truth
+from jobs.counting import counted
 from jobs.errors import JobError
-from jobs.predictions import predictions
+from jobs.predictions import AHEAD, ahead, predictions
 from jobs.resolve import options_of
 from jobs.train_spec import ExamSection
 from jobs.truth import has_masks, read_truth
-from pipeline.samples import Samples, read_labelled
+from pipeline.badimages import BadImages
+from pipeline.pixels import Rgb
+from pipeline.samples import SampleError, Samples, read_labelled
 from pipeline.storage import Store
 
 Row = dict[str, Any]
@@ -44,6 +50,22 @@ class Exam:
         """What is measured: masks where the truth has them."""
         return "segm" if has_masks(self.truth) else "bbox"
 
+    @property
+    def digest(self) -> str:
+        """sha256 of what is measured: images by name and size, and their instances of the model's classes.
+
+        Ids, order, other categories and how the json is written do not count.
+        """
+        classes = {category["id"]: category["name"] for category in self.truth.dataset["categories"]}
+        rows = [row for _, row in self.images]
+        said = [_canonical(["image", row["file_name"], row["height"], row["width"]]) for row in rows]
+        names = {row["id"]: row["file_name"] for row in rows}
+        for a in self.truth.dataset["annotations"]:
+            numbers = [float(value) for value in (*a["bbox"], a["area"], a["iscrowd"])]
+            instance = [classes[a["category_id"]], numbers, a.get("segmentation") or None]
+            said.append(_canonical([names[a["image_id"]], *instance]))
+        return hashlib.sha256("\n".join(sorted(said)).encode()).hexdigest()
+
     def results(self, model: CondInst, detect: DetectConfig) -> Iterator[Row]:
         """COCO results of this process's share of the images. Raises SampleError, StoreError."""
         own = self.images[parallel.rank() :: parallel.world()]
@@ -54,9 +76,30 @@ class Exam:
 
     def examples(self, model: CondInst, count: int) -> Iterator[tuple[NDArray[Any], Instances]]:
         """Pixels and found instances of the first images."""
-        for store, row in self.images[:count]:
-            pixels = read_labelled(store, str(row["file_name"]), (row["height"], row["width"]))
+        for number in range(min(count, len(self.images))):
+            pixels = self.read(number)
             yield pixels, model.predict([pixels])[0]
+
+    def read(self, number: int) -> Rgb:
+        """Pixels of an image, by its place in `images`. Raises SampleError, StoreError."""
+        store, row = self.images[number]
+        size = (row["height"], row["width"])
+        return read_labelled(store, str(row["file_name"]), size, row.get("etag"))
+
+    def without(self, numbers: Container[int]) -> Exam:
+        """The same but for some images, by their place in `images`.
+
+        Raises SampleError where no instance is left.
+        """
+        images = [item for number, item in enumerate(self.images) if number not in numbers]
+        if len(images) == len(self.images):
+            return self
+        ids = {row["id"] for _, row in images}
+        annotations = [a for a in self.truth.dataset["annotations"] if a["image_id"] in ids]
+        if not annotations:
+            raise SampleError("no image with an instance is left to measure on: the others cannot be used")
+        kept = {"images": [row for _, row in images], "annotations": annotations}
+        return replace(self, truth=load_truth({**self.truth.dataset, **kept}), images=images)
 
 
 def given_exam(section: ExamSection, classes: Sequence[str]) -> Exam:
@@ -92,6 +135,8 @@ def held_exam(samples: Samples) -> Exam:
     rows, annotations = [], []
     for number, (store, image) in enumerate(samples.held, start=1):
         row = {"id": number, "file_name": image.file_name, "height": image.height, "width": image.width}
+        if image.version is not None:
+            row["etag"] = image.version
         rows.append((store, row))
         annotations += [_annotation(number, image, m) for m in image.instances]
     if not annotations:
@@ -107,6 +152,22 @@ def held_exam(samples: Samples) -> Exam:
         "annotations": [{**a, "id": n} for n, a in enumerate(annotations, start=1)],
     }
     return Exam(load_truth(dataset), rows, list(range(1, len(samples.classes) + 1)))
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=bytes.decode)
+
+
+def look(exam: Exam, bad: BadImages, threads: int, console: Console) -> None:
+    """Read this process's share of the images, in threads, and note which of them cannot be used.
+
+    Raises TooManyBad, StoreError.
+    """
+    own = range(parallel.rank(), len(exam.images), parallel.world())
+    with ThreadPoolExecutor(threads, thread_name_prefix="look") as pool:
+        read = ahead(pool, lambda number: bad.attempt(number, exam.read) is None, own, max(AHEAD, threads))
+        for _ in counted(read, len(own), "looking at what is measured on", console):
+            pass
 
 
 def _annotation(image_id: int, image: ImageTruth, m: StoredMask) -> Row:

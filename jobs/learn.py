@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,12 +27,14 @@ from condinst.views import Views
 from jobs import structured
 from jobs.attendance import Attendance, cancelled
 from jobs.errors import JobError, naming, one_line
-from jobs.exam import Exam, given_exam, held_exam
+from jobs.exam import Exam, given_exam, held_exam, look
+from jobs.held_truth import HELD_KEY, put_held_truth
 from jobs.judge import Judge
 from jobs.resolve import options_of
 from jobs.train_log import TrainLog
-from jobs.train_record import decisive, fingerprint
+from jobs.train_record import MEASURED_ON, decisive, fingerprint
 from jobs.train_spec import SourceSection, TrainSpec
+from pipeline.badimages import BadImages
 from pipeline.checkpoints import Checkpoints
 from pipeline.models import resolved
 from pipeline.samples import Samples, SampleSource
@@ -52,7 +56,8 @@ class Material:
     exam: Exam
     model: CondInst
     digests: dict[str, str]
-    """sha256 of what it reads: annotations, weights; and of which images are left out, if any are."""
+    """sha256 of what it reads: annotations, weights, the truth measured on; and of which images are left out,
+    if any are."""
     start: str | None
     """Where the weights of `model.weights` lie: of a `current.json` the version."""
     taken: Taken | None = None
@@ -68,6 +73,7 @@ def material(spec: TrainSpec, console: Console, device: str, start: str | None =
     sources = [_source(section) for section in spec.data.train]
     samples = Samples(sources, spec.data.classes, hold=spec.data.held_out or 0.0)
     _tell_unlisted(samples, console)
+    _tell_shared(samples, console)
     if spec.loss.mask != "boxinst" and not samples.has_masks:
         raise JobError("data.train: has instances with a box and no mask; set loss.mask to boxinst")
     exam = _exam(spec, samples, console)
@@ -75,12 +81,29 @@ def material(spec: TrainSpec, console: Console, device: str, start: str | None =
     if spec.model.weights is not None:
         start = start or resolved(spec.model.weights, StoreOptions())
     model, parents, taken = _model(spec, samples.classes, device, start)
-    return Material(samples, exam, model, {**samples.digests, **parents}, start, taken)
+    digests = {**samples.digests, MEASURED_ON: exam.digest, **parents}
+    return Material(samples, exam, model, digests, start, taken)
 
 
 def _tell_unlisted(samples: Samples, console: Console) -> None:
     for labels, count in samples.unlisted.items():
         _warn(console, f"{labels}: left out: {count:,} annotations of images that it does not list")
+
+
+def _tell_shared(samples: Samples, console: Console) -> None:
+    for (earlier, later), count in samples.replaced.items():
+        console.print(
+            escape(one_line(f"{later} takes the place of {earlier} for {count:,} images")),
+            highlight=False,
+            soft_wrap=True,
+        )
+        structured.event("replaced", labels=earlier, by=later, images=count)
+    for (earlier, later), places in samples.shared.items():
+        _warn(
+            console,
+            f"{len(places):,} images of {later} are in {earlier} as well (such as {places[0]}): each counts "
+            "with both labels; `replaces: true` on the later source has its labels alone count",
+        )
 
 
 def _exam(spec: TrainSpec, samples: Samples, console: Console) -> Exam:
@@ -106,21 +129,26 @@ def learn(
     """Train from the last checkpoint, or from the start, to the end; the first process writes the output.
 
     `stopping` is asked after each step: where any process is told to stop, all do, with a checkpoint of it.
+    Images that cannot be used are left out. All that are measured on are looked at before the first step.
 
     Raises Halted then, or Interrupted where somebody asked for a cancel; FloatingPointError when training
-    diverges, and what reading images and writing the output raise.
+    diverges, TooManyBad, and what reading images and writing the output raise.
     """
     torch.set_num_threads(spec.workers.cpus if spec.workers else spec.threads)
     store = Store.open(spec.output.uri, options_of(spec.output))
     training = Training(given.model, Criterion(spec.loss).to(given.model.device), spec.training)
     lineage = _lineage(spec, given)
-    judge = Judge(spec, store, given.exam, lineage, console)
+    exam, bad = _looked_at(spec, given, console)
+    if spec.data.held_out and parallel.rank() == 0:
+        _put_held_truth(exam, store, console)
+    judge = Judge(spec, store, exam, lineage, console)
     log = TrainLog(spec, given.samples.classes, store, console)
     attendance = Attendance(store, lambda: log.said)
-    keeper = _Keeper(spec, store, judge, log)
-    keeper.resume(training, console)
+    keeper = _Keeper(spec, store, judge, log, bad)
+    keeper.resume(training, given.samples, console)
     order = Order(given.samples.counts, tuple(s.weight for s in spec.data.train), spec.seed)
-    views = Views(given.samples.__getitem__, order, given.model.config, spec.loss, spec.augment)
+    load = partial(bad.attempt, read=given.samples.__getitem__)
+    views = Views(load, order, given.model.config, spec.loss, spec.augment)
     batches = views.batches(
         spec.batch,
         first_step=training.step,
@@ -134,13 +162,47 @@ def learn(
         log.step(step, terms)
         cancel = attendance.asked_to_end()
         if step < spec.training.steps and parallel.any_of(stopping() or cancel, given.model.device):
+            _share(bad, training.model.device)
             keeper.put(training)
             raise cancelled(store) if cancel else Halted(f"step {step:,}")
 
     with attendance if parallel.rank() == 0 else nullcontext():
         fit(training, training.criterion, batches, spec.training, stepped, keeper)
         if parallel.rank() == 0:
-            log.conclude(judge.measured, parallel.world())
+            worse = len(given.exam.images) - len(exam.images)
+            counts = {"bad_images": len(bad.reasons), "bad_val_images": worse}
+            log.conclude(judge.measured, parallel.world(), counts)
+
+
+def _looked_at(spec: TrainSpec, given: Material, console: Console) -> tuple[Exam, BadImages]:
+    """What can be measured on; and, of the images learned from, those that are found to be bad: none yet."""
+    tell = partial(_warn, console)
+    bad, bad_exam = (
+        BadImages(name, images, spec.data.max_bad, tell)
+        for name, images in (
+            ("data.train", len(given.samples)),
+            ("data.val" if spec.data.val else "data.held_out", len(given.exam.images)),
+        )
+    )
+    look(given.exam, bad_exam, spec.decoders, console)
+    _share(bad_exam, given.model.device)
+    return given.exam.without(bad_exam.reasons), bad
+
+
+def _put_held_truth(exam: Exam, output: Store, console: Console) -> None:
+    root = put_held_truth(exam, output)
+    if root is None:
+        _warn(console, f"no {HELD_KEY} is written: the sources' images lie below no common folder or prefix")
+    else:
+        text = f"what is measured on is in {output.join(HELD_KEY)}; its images start at {root}"
+        console.print(escape(one_line(text)), highlight=False, soft_wrap=True)
+
+
+def _share(bad: BadImages, device: torch.device) -> None:
+    """Have every process know the images that any has found to be bad; all must ask. Raises TooManyBad."""
+    for part in parallel.gather_bytes(json.dumps(bad.reasons).encode(), device):
+        reasons: Mapping[str, str] = json.loads(part)
+        bad.add({int(number): reason for number, reason in reasons.items()})
 
 
 class _Keeper:
@@ -149,12 +211,15 @@ class _Keeper:
     Where measuring fails the checkpoint is put all the same, and who goes on from it measures first.
     """
 
-    def __init__(self, spec: TrainSpec, store: Store, judge: Judge, log: TrainLog) -> None:
-        self._spec, self._judge, self._log = spec, judge, log
+    def __init__(self, spec: TrainSpec, store: Store, judge: Judge, log: TrainLog, bad: BadImages) -> None:
+        self._spec, self._judge, self._log, self._bad = spec, judge, log, bad
         self._checkpoints = Checkpoints(store, secrets.token_hex(4))
 
-    def resume(self, training: Training, console: Console) -> None:
-        """Put the training where the newest checkpoint left it, if there is one."""
+    def resume(self, training: Training, samples: Samples, console: Console) -> None:
+        """Put the training where the newest checkpoint left it, if there is one.
+
+        Images that were bad then are tried again: they may have been put right.
+        """
         found = self._checkpoints.latest()
         if found is None:
             return
@@ -166,10 +231,14 @@ class _Keeper:
         self._log.resume(training.step)
         console.print(f"going on from step {training.step:,}", highlight=False)
         structured.event("resumed", step=training.step)
+        for number in found.state.get("bad", ())[parallel.rank() :: parallel.world()]:
+            self._bad.attempt(number, samples.__getitem__)
         if self._judge.is_due(training):
             self._measure(training)
 
     def __call__(self, training: Training) -> None:
+        # Not where measuring may have failed in one of the processes: the others would wait for it.
+        _share(self._bad, training.model.device)
         try:
             if self._judge.is_due(training):
                 self._measure(training)
@@ -185,6 +254,7 @@ class _Keeper:
             "counters": training.counters(),
             "measured": self._judge.measured,
             "seconds": self._judge.seconds,
+            "bad": sorted(self._bad.reasons),
         }
         self._checkpoints.put(training.step, training.tensors(), state)
         structured.event("checkpoint", step=training.step)
@@ -216,6 +286,7 @@ def _source(section: SourceSection) -> SampleSource:
         options_of(section),
         run=section.run is not None,
         min_score=section.min_score,
+        replaces=section.replaces,
     )
 
 

@@ -34,6 +34,8 @@ from pipeline.trainer import Group, WorkersFailed, run_group
 
 TOLD = ("step", "seconds", "ap", "ap50", "ap75")
 """What of the best measurement the last event says."""
+COUNTED = ("bad_images", "bad_val_images")
+"""What of the summary it says."""
 
 
 def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, object]:
@@ -41,9 +43,9 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
 
     Of a training that is done already only the measurement. Raises Refused where the output holds another
     training, JobError for data and weights that do not fit the spec and for a training that diverges,
-    SampleError, WeightsError, StoreError, ClusterTooSmall, CheckpointError, Interrupted after a signal, at a
-    limit or on a request to cancel, with a checkpoint of the last step, and Incomplete when the workers died
-    too often.
+    TooManyBad where more images cannot be used than `data.max_bad` allows, SampleError, WeightsError,
+    StoreError, ClusterTooSmall, CheckpointError, Interrupted after a signal, at a limit or on a request to
+    cancel, with a checkpoint of the last step, and Incomplete when the workers died too often.
     """
     limits = Limits.of(spec)
     console = console or structured.console()
@@ -64,7 +66,13 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
         _train(spec, given, limits, console)
     found: dict[str, object] = json.loads(store.get(BEST_KEY))
     console.print(f"weights in {escape(store.join(BEST_WEIGHTS))}", soft_wrap=True)
-    structured.event("complete", output=store.uri, **{key: found.get(key) for key in TOLD})
+    summary = json.loads(store.get(SUMMARY_KEY))
+    structured.event(
+        "complete",
+        output=store.uri,
+        **{key: found.get(key) for key in TOLD},
+        **{key: summary.get(key, 0) for key in COUNTED},
+    )
     return found
 
 

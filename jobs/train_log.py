@@ -82,8 +82,11 @@ class TrainLog:
         self._store.put(f"{LOG_FOLDER}{int(self._steps[-1]['step']):09d}.jsonl", lines.encode())
         self._steps = []
 
-    def conclude(self, measured: Sequence[Mapping[str, float]], workers: int) -> None:
-        """Put curves and summary of the whole training, and say the latter; nothing is taken in after it."""
+    def conclude(self, measured: Sequence[Mapping[str, float]], workers: int, bad: Mapping[str, int]) -> None:
+        """Put curves and summary of the whole training, and say the latter; nothing is taken in after it.
+
+        `bad` counts the images that could not be used.
+        """
         if self._board is not None:
             self._board.close()
             self._board = None
@@ -99,11 +102,13 @@ class TrainLog:
             "images_per_second": round(rate, 3),
             "data_wait": round(waited / seconds, 5),
             "seconds": measured[-1]["seconds"],
+            **bad,
         }
         self._store.put(SUMMARY_KEY, json.dumps(said, indent=2).encode())
         self._console.print(
             f"{len(steps):,} steps of {self._spec.batch} in {seconds / 60:.1f} min of training: {rate:.1f} "
-            f"images/s, {waited / seconds:.1%} waiting for data, {int(skipped)} skipped",
+            f"images/s, {waited / seconds:.1%} waiting for data, {int(skipped)} skipped"
+            + (f", {sum(bad.values()):,} images that could not be used" if any(bad.values()) else ""),
             highlight=False,
             soft_wrap=True,
         )

@@ -19,6 +19,8 @@ from jobs.train_spec import ExamSection, SourceSection, TrainSpec
 from pipeline.settings import difference
 from pipeline.storage import Store
 
+MEASURED_ON = "measured on"
+"""Among the digests, that of the truth."""
 _ACCESS = ("endpoint", "region", "profile", "anonymous", "requester_pays", "requests_per_second")
 """How a store is reached: may change from run to run."""
 _FREE = (
@@ -79,6 +81,9 @@ def decisive(spec: TrainSpec, data: Mapping[str, object]) -> dict[str, object]:
     for section in filter(None, sections):
         for name in _ACCESS:
             section.pop(name, None)
+        if section.get("replaces") is False:
+            del section["replaces"]  # as versions wrote it that knew no such key
+    del said["data"]["max_bad"]  # Raised, it lets the same training go on.
     said["data"]["train"] = {str(number): section for number, section in enumerate(said["data"]["train"])}
     return {**said, "digests": dict(data)}
 
@@ -124,6 +129,10 @@ def _compare(store: Store, record: Mapping[str, Any], settings: Mapping[str, obj
     data = before.get("data")
     if isinstance(data, dict) and isinstance(val := data.get("val"), dict):
         before["data"] = {**data, "val": {k: v for k, v in val.items() if k not in _ONCE_OF_VAL}}
+    digests, now = before.get("digests"), settings["digests"]
+    if isinstance(digests, dict) and isinstance(now, Mapping) and MEASURED_ON in now:
+        # Of a version that did not note it.
+        before["digests"] = {MEASURED_ON: now[MEASURED_ON], **digests}
     if before == settings:
         return
     differing = difference(before, settings) if before else []

@@ -26,8 +26,8 @@ class SourceSection(StoreSection):
     """Labelled images: a folder of them, and their labels in a COCO json or in a segment job's tables."""
 
     uri: Uri = Field(
-        description="Folder or URI of the images; the json's `file_name`s, or the job's `image_id`s, start "
-        "here."
+        description="Folder or URI of the images: the json's `file_name`s start here. A job's images are "
+        "those of its `uri`s that lie below here; of others the `image_id` starts here."
     )
     annotations: str | None = Field(
         default=None, min_length=1, description="The COCO json: polygons, RLE or boxes; a path or a URI."
@@ -49,6 +49,12 @@ class SourceSection(StoreSection):
         le=1000,
         description="How often each of its images is learned from in an epoch: 2 is twice, 0.5 every second "
         "time.",
+    )
+    replaces: bool = Field(
+        default=False,
+        description="Its images take the place of the same images (of the same full URI) in the sources "
+        "before it: of corrected labels. Without it an image of several sources is learned from with the "
+        "labels of each.",
     )
 
     @model_validator(mode="after")
@@ -95,6 +101,14 @@ class DataSection(Section):
         description="Instead of `val`: the share of the images of `train` to measure on, chosen by the hash "
         "of their names, so that an image stays where it is when others come.",
     )
+    max_bad: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="The share of the images that may be missing, broken or of another size than their "
+        "labels say, of those learned from and of those measured on: they are left out. At least one may, "
+        "unless it is 0. More end the run.",
+    )
     classes: Texts | None = Field(
         default=None,
         min_length=1,
@@ -105,6 +119,8 @@ class DataSection(Section):
     def _one_exam(self) -> Self:
         if (self.val is None) == (self.held_out is None):
             raise ValueError("give val or held_out, one of them: what the model is measured on")
+        if self.train[0].replaces:
+            raise ValueError("replaces: true on the first source of train: there is none before it")
         return self
 
 

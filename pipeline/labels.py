@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,15 @@ import pyarrow.compute as pc
 from condinst.augment import StoredMask
 from condinst.coco_truth import ImageTruth, TruthError, read_truth, unlisted
 from pipeline import tables
+from pipeline.keys import locate
+from pipeline.known import MARK
 from pipeline.ledger import LedgerError
 from pipeline.records import Status
-from pipeline.storage import NotFound, Store, StoreOptions
+from pipeline.storage import NotFound, Store, StoreError, StoreOptions
+
+Row = Mapping[str, Any]
+_MARKED = re.compile(rf"@[0-9a-f]{{{MARK}}}$")
+"""What is put behind the id of an object that changed (`pipeline.known`)."""
 
 
 class SampleError(ValueError):
@@ -56,27 +63,60 @@ def read_coco(uri: str, options: StoreOptions) -> Labels:
     return Labels(names, images, hashlib.sha256(text).hexdigest(), unlisted(data))
 
 
-def read_run(uri: str, options: StoreOptions, min_score: float = 0.0) -> Labels:
+def read_run(uri: str, options: StoreOptions, images: str, min_score: float = 0.0) -> Labels:
     """The labels that a segment job's tables are: its instances of `min_score` or more.
 
-    Images that were not read are left out; those without instances are background. Raises SampleError,
-    StoreError.
+    `images` is the folder or URI of the images. One that the job read below it has its name from there, and
+    the etag it had then; of others the name is the `image_id`. Of several versions of an image the last that
+    was planned counts. Images that were not read are left out; those without instances are background. Raises
+    SampleError, StoreError.
     """
+    root = Store.open(images, options).join("")
     try:
         run = tables.open(uri, options)
         found, names = _instances(run, min_score)
-        read = pc.field("status").isin([str(Status.OK), str(Status.EMPTY)])
-        rows = run.images(["image_id", "width", "height"], read).to_pylist()
+        rows = run.images(["image_id", "uri", "etag", "status", "width", "height"]).to_pylist()
     except NotFound:
         raise SampleError(f"{uri}: holds no segment job") from None
     except LedgerError as error:
         raise SampleError(str(error)) from None
-    images = [
-        ImageTruth(row["image_id"], row["height"], row["width"], tuple(found[row["image_id"]]), False)
-        for row in rows
+    ids = {row["image_id"] for row in rows}
+    truths = [
+        ImageTruth(
+            _name(row, root, ids),
+            row["height"],
+            row["width"],
+            tuple(found[row["image_id"]]),
+            False,
+            row["etag"] if _place(row["uri"]).startswith(root) else None,
+        )
+        for row in _newest(rows)
+        if row["status"] in (Status.OK, Status.EMPTY)
     ]
     files = sorted((c.shard, c.revision, c.files["instances"].sha256) for c in run.commits)
-    return Labels(names, images, hashlib.sha256(json.dumps([files, min_score]).encode()).hexdigest())
+    return Labels(names, truths, hashlib.sha256(json.dumps([files, min_score]).encode()).hexdigest())
+
+
+def _newest(rows: Iterable[Row]) -> list[Row]:
+    """Of the rows of one uri the last: an object that changed was planned anew, under an id of its own."""
+    return list({row["uri"] or f"id:{row['image_id']}": row for row in rows}.values())
+
+
+def _name(row: Row, root: str, ids: Container[str]) -> str:
+    """Where an image lies below a folder: as its uri says, otherwise as its id does, without a later mark."""
+    place, name = _place(row["uri"]), str(row["image_id"])
+    if place.startswith(root):
+        return place[len(root) :]
+    first = _MARKED.sub("", name)
+    return first if first in ids else name
+
+
+def _place(uri: str | None) -> str:
+    """A URI as stores write it; empty for none, or none that is read here."""
+    try:
+        return "" if uri is None else locate(uri, trim=False).uri
+    except StoreError:
+        return ""
 
 
 def _instances(run: tables.Run, min_score: float) -> tuple[dict[str, list[StoredMask]], tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,21 @@ def test_one_worker_and_two_give_the_same_losses(scenes: Path, tmp_path: Path, n
     assert measured[0]["images"] == measured[1]["images"]
     assert measured[0]["ap"] == pytest.approx(measured[1]["ap"], abs=0.02)
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["workers"] == 2
+
+
+def test_workers_leave_the_same_images_out_as_one_alone(scenes: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(scenes, tmp_path / "scenes")
+    for part in ("", "val"):
+        sorted((folder / part / "images").iterdir())[1].write_bytes(b"no image")
+    said = trained(text_of(folder, tmp_path / "two", 2, steps=8, every=4))
+    trained(text_of(folder, tmp_path / "one", 0, steps=8, every=4))
+    assert said.count("data.train: left out: ") == said.count("data.val: left out: ") == 1
+    for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+    for name in ("one", "two"):
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        assert (summary["bad_images"], summary["bad_val_images"]) == (1, 1)
+        assert json.loads((tmp_path / name / "best.json").read_text())["images"] == 5
 
 
 def test_a_lost_node_leaves_a_smaller_group_that_goes_on(

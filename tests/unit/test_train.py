@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import pickle
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,7 @@ from jobs.cancel import cancel_job
 from jobs.check import load_text
 from jobs.errors import ExitCode, Interrupted, JobError, Refused, SpecError
 from jobs.exam import given_exam, held_exam
+from jobs.held_truth import common_root, put_held_truth
 from jobs.judge import Judge
 from jobs.learn import material
 from jobs.scenes import CATEGORIES
@@ -39,6 +41,7 @@ from jobs.train_record import claim, placed
 from jobs.train_spec import DataSection, ExamSection, SourceSection, TrainSpec
 from jobs.train_status import look
 from jobs.train_worker import work
+from pipeline.badimages import TooManyBad
 from pipeline.checkpoints import CheckpointError, Checkpoints
 from pipeline.models import Models
 from pipeline.samples import SampleError, Samples, SampleSource, held_out
@@ -172,6 +175,38 @@ def test_annotations_that_changed_are_refused(scenes: Path, tmp_path: Path) -> N
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     with pytest.raises(Refused, match=r"digests\.0:.*truth\.json"):
         run(spec)
+
+
+def test_a_truth_that_changed_is_refused(scenes: Path, tmp_path: Path) -> None:
+    val = truth_of(scenes / "val", tmp_path / "val.json", lambda _: None)
+    spec = with_data(spec_of(scenes, tmp_path / "out"), val=val)
+    payload = payload_of(spec)
+    run(spec)
+
+    def written_anew(truth: dict) -> None:
+        """Nothing in it that is measured."""
+        truth["info"] = "another hand"
+        truth["images"].reverse()
+        truth["categories"].append({"id": 99, "name": "none of the model's"})
+        for annotation in truth["annotations"]:
+            annotation["id"] += 1000
+
+    truth_of(scenes / "val", tmp_path / "val.json", written_anew)
+    assert "it is done" in run(spec)[1]
+    truth_of(scenes / "val", tmp_path / "val.json", lambda truth: truth["annotations"].pop())
+    with pytest.raises(Refused, match=r"digests\.measured on: "):
+        run(spec)
+    with pytest.raises(Refused, match=r"changed while the training ran:\n.*measured on"):
+        work(payload)
+
+
+def test_a_record_of_when_the_truth_was_not_noted_is_the_same_training(scenes: Path, tmp_path: Path) -> None:
+    spec, store = placed(spec_of(scenes, tmp_path / "out")), Store.open(str(tmp_path / "out"))
+    config = ModelConfig(classes=CATEGORIES)
+    assert claim(store, spec, config, {"0:a.json": "1"}, {})
+    assert not claim(store, spec, config, {"0:a.json": "1", "measured on": "2"}, {})
+    with pytest.raises(Refused, match=r'digests\.0:a\.json: "1" -> "2"'):
+        claim(store, spec, config, {"0:a.json": "2", "measured on": "2"}, {})
 
 
 def interrupted(spec: TrainSpec, step: int) -> None:
@@ -397,6 +432,50 @@ def test_a_held_out_truth_is_that_of_the_json(scenes: Path) -> None:
             assert np.array_equal(exam.truth.annToMask(one), given.truth.annToMask(other))
 
 
+def test_the_truth_held_out_is_left_for_others(scenes: Path, tmp_path: Path) -> None:
+    spec = spec_of(scenes, tmp_path / "out")
+    _, said = run(spec.model_copy(update={"data": DataSection(train=spec.data.train, held_out=0.5)}))
+    assert f"{tmp_path}/out/held_out.json; its images start at {scenes}/images" in said
+    section = ExamSection(uri=f"{scenes}/images", annotations=f"{tmp_path}/out/held_out.json")
+    held = held_exam(Samples([SampleSource(f"{scenes}/truth.json", f"{scenes}/images")], hold=0.5))
+    assert given_exam(section, CATEGORIES).digest == held.digest
+
+
+def test_images_held_out_of_several_folders_start_above_them(scenes: Path, tmp_path: Path) -> None:
+    sources = [SampleSource(f"{part}/truth.json", f"{part}/images") for part in (scenes, scenes / "val")]
+    exam = held_exam(Samples(sources, hold=0.5))
+    store = Store.open(str(tmp_path))
+    assert put_held_truth(exam, store) == str(scenes)
+    given = given_exam(ExamSection(uri=str(scenes), annotations=f"{tmp_path}/held_out.json"), CATEGORIES)
+    assert {row["file_name"].rpartition("/")[0] for _, row in given.images} == {"images", "val/images"}
+    for number in range(len(given.images)):
+        assert np.array_equal(given.read(number), exam.read(number))
+
+
+@pytest.mark.parametrize(
+    ("uris", "root"),
+    [
+        (["s3://b/photos/a", "s3://b/photos/ab/c"], "s3://b/photos"),
+        (["s3://b/a", "s3://b/c"], "s3://b"),
+        (["s3://b/a", "s3://c/a"], None),
+        (["/data/a", "/data"], "/data"),
+        (["/data/a", "/mnt/a"], None),
+    ],
+)
+def test_the_nearest_place_above_is_found(uris: list[str], root: str | None) -> None:
+    found = common_root(map(Store.open, uris))
+    assert (found and found.uri) == root
+
+
+def test_where_images_share_no_place_no_truth_is_left(scenes: Path, tmp_path: Path) -> None:
+    sources = [
+        SampleSource(f"{scenes}/truth.json", f"{scenes}/images", options=StoreOptions(profile=profile))
+        for profile in (None, "other")
+    ]
+    assert put_held_truth(held_exam(Samples(sources, hold=0.5)), Store.open(str(tmp_path))) is None
+    assert not list(tmp_path.iterdir())
+
+
 def test_copy_paste_and_several_sources_of_weights(scenes: Path, tmp_path: Path) -> None:
     spec = spec_of(scenes, tmp_path / "out")
     heavy = spec.data.train[0].model_copy(update={"weight": 2.5})
@@ -404,6 +483,28 @@ def test_copy_paste_and_several_sources_of_weights(scenes: Path, tmp_path: Path)
     augment = spec.augment.model_copy(update={"copy_paste": 1.0, "more_sizes": (64,)})
     _, said = run(spec.model_copy(update={"data": data, "augment": augment}))
     assert "on 6 images" in said
+
+
+def test_labels_that_replace_others_are_told(scenes: Path, tmp_path: Path) -> None:
+    later = truth_of(scenes, tmp_path / "new.json", lambda truth: truth["images"].pop())
+    spec = spec_of(scenes, tmp_path / "out")
+    sources = [
+        (*spec.data.train, SourceSection(uri=later.uri, annotations=later.annotations, replaces=replaces))
+        for replaces in (True, False)
+    ]
+    _, said = run(with_data(spec, train=sources[0]))
+    assert f"new.json takes the place of {scenes}/truth.json for 2 images" in said
+    assert "on 3 images" in said
+    with pytest.raises(Refused, match=r"data\.train\.1\.replaces: true"):
+        run(with_data(spec, train=sources[1]))
+    _, said = run(with_data(spec_of(scenes, tmp_path / "both"), train=sources[1]))
+    assert f"2 images of {tmp_path}/new.json are in {scenes}/truth.json as well" in said
+    assert "on 5 images" in said
+
+
+def test_what_replaces_nothing_is_refused(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="first source of train: there is none before it"):
+        spec_of(scenes, tmp_path / "out", SMALL, "", 96, 0, "data.train.replaces=true")
 
 
 def test_boxes_alone_train_with_boxinst(scenes: Path, tmp_path: Path) -> None:
@@ -511,6 +612,7 @@ def test_a_training_is_told_in_lines_of_json(scenes: Path, tmp_path: Path) -> No
     assert by_name["step"]["losses"]["class"] > 0
     best = json.loads((tmp_path / "out" / "best.json").read_text())
     assert (by_name["complete"]["ap"], by_name["complete"]["step"]) == (best["ap"], best["step"])
+    assert (by_name["complete"]["bad_images"], by_name["complete"]["bad_val_images"]) == (0, 0)
 
 
 @pytest.mark.usefixtures("own_loggers")
@@ -561,6 +663,55 @@ def test_images_that_are_measured_on_are_not_learned_from(scenes: Path, tmp_path
         run(with_data(spec_of(scenes, tmp_path / "none"), val=spec.data.train[0]))
     with pytest.raises(Refused, match=r"digests\.left out"):
         run(with_data(spec, val=spec_of(scenes, tmp_path / "out").data.val))
+
+
+def broken(scenes: Path, to: Path, *numbers: int) -> Path:
+    """The scenes once more, some of their images gone, cut or of another size."""
+    shutil.copytree(scenes, to)
+    for part in ("", "val"):
+        names = [image["file_name"] for image in json.loads((to / part / "truth.json").read_text())["images"]]
+        for number in numbers:
+            (to / part / "images" / names[number]).write_bytes(b"\xff\xd8\xff cut")
+    return to
+
+
+def test_a_bad_image_is_left_out_and_told_once(scenes: Path, tmp_path: Path) -> None:
+    folder = broken(scenes, tmp_path / "scenes", 1)
+    _, said = run(spec_of(folder, tmp_path / "out"))
+    assert said.count("data.train: left out: ") == said.count("data.val: left out: ") == 1
+    assert "2 images that could not be used" in said
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["bad_images"], summary["bad_val_images"]) == (1, 1)
+    best = json.loads((tmp_path / "out" / "best.json").read_text())
+    assert best["images"] == 2
+
+
+def test_a_training_without_some_images_goes_on_as_if_it_had_not_ended(scenes: Path, tmp_path: Path) -> None:
+    folder = broken(scenes, tmp_path / "scenes", 0)
+    whole, halved = (spec_of(folder, tmp_path / name) for name in ("whole", "halved"))
+    run(whole)
+    interrupted(halved, 4)
+    _, said = run(halved)
+    assert "going on from step 2" in said
+    assert said.count("data.train: left out: ") == 1
+    a, b = (weightsfile.digest(tmp_path / name / "last.safetensors") for name in ("whole", "halved"))
+    assert a == b
+
+
+def test_too_many_bad_images_end_it_and_more_may_be_allowed(scenes: Path, tmp_path: Path) -> None:
+    folder = broken(scenes, tmp_path / "scenes", 0)
+    shutil.copytree(scenes / "val", folder / "val", dirs_exist_ok=True)
+    with pytest.raises(TooManyBad, match=r"data\.train: 1 of 3 .* data\.max_bad \(0\) allows 0:\n"):
+        run(spec_of(folder, tmp_path / "out", SMALL, "", 96, 0, "data.max_bad=0"))
+    run(spec_of(folder, tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["bad_images"] == 1
+
+
+def test_bad_images_to_measure_on_are_found_before_the_first_step(scenes: Path, tmp_path: Path) -> None:
+    folder = broken(scenes, tmp_path / "scenes", 0, 1)
+    with pytest.raises(TooManyBad, match=r"data\.val: 2 of 3 images cannot be used"):
+        run(spec_of(folder, tmp_path / "out"))
+    assert not (tmp_path / "out" / "log").exists()
 
 
 def test_sources_keep_their_counts_when_images_leave(scenes: Path) -> None:
@@ -638,8 +789,7 @@ class Mailbox:
 def payload_of(spec: TrainSpec, **more: object) -> dict[str, object]:
     given = material(spec, Console(quiet=True), "cpu")
     usual = {"digests": given.digests, "start": given.start, "mailbox": Mailbox, "width": 80, "json": False}
-    usual["stopping"] = lambda: False
-    return {"spec": spec.model_dump_json(), **usual, **more}
+    return {"spec": spec.model_dump_json(), "stopping": lambda: False, **usual, **more}
 
 
 def test_a_worker_refuses_labels_that_changed_meanwhile(scenes: Path, tmp_path: Path) -> None:

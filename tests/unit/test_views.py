@@ -12,7 +12,7 @@ from condinst.augment import AugmentConfig, CropMask, Example
 from condinst.boxinst import colour_similarity
 from condinst.criterion import BoxInstConfig, Criterion, LossConfig
 from condinst.sampling import Order
-from condinst.views import Views, make_batch
+from condinst.views import Views, make_batch, view_of
 from tests.tiny import picture, tiny_model
 
 VIEWS = AugmentConfig(size=64)
@@ -75,6 +75,29 @@ def test_what_loading_raises_comes_through() -> None:
 
     with pytest.raises(KeyError, match="gone"):
         next(views_of(load).batches(2, threads=2))
+
+
+def test_the_next_of_the_order_stands_for_an_image_that_cannot_be_had() -> None:
+    def load(number: int) -> Example | None:
+        return None if number in (1, 3) else example(number)
+
+    whole = views_of(augment=AugmentConfig(size=64, copy_paste=1.0))
+    order = whole.order
+    lacking = Views(load, order, whole.config, whole.loss, whole.augment)
+    batches = [next(lacking.batches(8, first_step=1, rank=r, world=2, threads=2)) for r in range(2)]
+    alone = next(lacking.batches(8, first_step=1))
+    assert torch.equal(torch.cat([b.x for b in batches]), alone.x)
+    only = views_of(load)
+    for position in range(10):
+        stands = next(order.item(p) for p in range(position, 99) if order.item(p) not in (1, 3))
+        random = order.random(position)
+        expected = view_of(example(stands), only.config, only.augment, random, 64)
+        np.testing.assert_array_equal(only.view(position, 64).image, expected.image)
+
+
+def test_where_no_image_can_be_had_there_is_no_view() -> None:
+    with pytest.raises(LookupError, match="no example that can be had"):
+        views_of(lambda number: None).view(0, 64)
 
 
 def test_boxinst_is_told_the_colours_of_its_own_views() -> None:
