@@ -245,7 +245,13 @@ class ShardsSection(Section):
 class TilingSection(Section):
     """Cuts rasters of any size, and very large photographs, into windows, and stitches what is found."""
 
-    size: int = Field(default=1024, ge=64, le=16_384, description="Width and height of a window, in pixels.")
+    size: int = Field(
+        default=1024,
+        ge=64,
+        le=16_384,
+        description="Width and height of a window, in pixels; the next multiple of 32 pixels of the network's"
+        " input, to which the network would pad it, is taken.",
+    )
     overlap: int = Field(
         default=128,
         ge=0,
@@ -265,8 +271,8 @@ class TilingSection(Section):
         gt=0,
         le=16,
         description="Pixels of the network's input for each pixel of a window: never by the window's edges, "
-        "so that all windows have one scale. Default: the scale the weights were trained at, 1 where they "
-        "state none.",
+        "so that all windows have one scale. The nearest at which 32 of them are whole pixels is taken: "
+        "32/46 for 0.7. Default: the scale the weights were trained at, 1 where they state none.",
     )
     bands: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] | None = Field(
         default=None,
