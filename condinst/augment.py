@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field
 
 from condinst import rle
-from condinst.config import Part
+from condinst.config import SIZE_DIVISOR, Part
 from condinst.preprocess import padded_size
 from condinst.targets import Target
 
@@ -194,7 +194,10 @@ class AugmentConfig(Part):
     """How training views are made of images."""
 
     size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] = 320
-    """Edge of the square views the network learns from, network input pixels; a multiple of 32."""
+    """Shorter edge of the views the network learns from, network input pixels; a multiple of 32."""
+    aspect: Annotated[float, Field(ge=1, le=4)] = 1.0
+    """Their longer edge by the shorter one. Over 1 a view lies or stands as its image does, and a step learns
+    from images that lie or from images that stand; `turns` are then of 180 degrees alone."""
     more_sizes: tuple[Annotated[int, Field(ge=64, le=4096, multiple_of=32)], ...] = ()
     """Other edges: each step draws one of them or `size` (multi-scale training)."""
     smallest_scale: Annotated[float, Field(gt=0, le=1)] = 0.75
@@ -212,8 +215,13 @@ class AugmentConfig(Part):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The edges that a step's views may have."""
+        """The shorter edges that a step's views may have."""
         return (self.size, *self.more_sizes)
+
+    def shape(self, size: int, lying: bool) -> tuple[int, int]:
+        """(height, width) of views whose shorter edge is `size`; multiples of 32."""
+        longer = max(size, round(size * self.aspect / SIZE_DIVISOR) * SIZE_DIVISOR)
+        return (size, longer) if lying else (longer, size)
 
 
 def random_view(
@@ -221,24 +229,26 @@ def random_view(
     random: Random,
     config: AugmentConfig,
     base_scale: float = 1.0,
-    size: int | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> Example:
-    """A square of `size` pixels: rescaled, cropped, flipped, turned and recoloured at random.
+    """A view of `shape` (height, width): rescaled, cropped, flipped, turned and recoloured at random.
 
-    `base_scale` is what the model's resize rule does to the image; `size` is by default `config.size`.
+    `base_scale` is what the model's resize rule does to the image; the shape is by default the one that
+    `config.size` and `config.aspect` give for the image.
     """
-    size = size or config.size
+    height, width = example.image.shape[:2]
+    view_h, view_w = shape or config.shape(config.size, width >= height)
     jitter = random.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))
     scale = base_scale * float(np.exp(jitter))
-    height, width = example.image.shape[:2]
-    span_h, span_w = min(height, round(size / scale)), min(width, round(size / scale))
+    span_h, span_w = min(height, round(view_h / scale)), min(width, round(view_w / scale))
     y, x = int(random.integers(height - span_h + 1)), int(random.integers(width - span_w + 1))
     view = rescale(crop(example, x, y, span_w, span_h), scale)
     if config.flip and random.random() < 0.5:
         view = flip(view)
-    for _ in range(int(random.integers(4)) if config.turns else 0):
+    quarters = int(random.integers(4)) if config.turns else 0
+    for _ in range(quarters if view_h == view_w else quarters // 2 * 2):
         view = turn(view)
-    return colour(crop(view, 0, 0, size, size), random, config.colour)
+    return colour(crop(view, 0, 0, view_w, view_h), random, config.colour)
 
 
 def random_paste(view: Example, other: Example, random: Random) -> Example:

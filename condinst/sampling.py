@@ -66,6 +66,53 @@ class Order:
         return sum(_taken(n, w, epoch) for n, w in zip(self.counts, self.weights, strict=True))
 
 
+@dataclass(frozen=True)
+class Lot:
+    """Images that lie, or that stand: a step learns from those of one lot, so its views have one shape."""
+
+    order: Order
+    lying: bool
+    numbers: tuple[int, ...] | None = None
+    """Of each of its images the number among all; None where the lot is all."""
+
+    def __len__(self) -> int:
+        return sum(self.order.counts)
+
+    def number(self, own: int) -> int:
+        """An image's number among all from that in the lot."""
+        return own if self.numbers is None else self.numbers[own]
+
+
+@dataclass(frozen=True)
+class Lots:
+    """An order's images by whether they lie or stand; each lot has the steps that its images are worth."""
+
+    lots: tuple[Lot, ...]
+
+    @classmethod
+    def of(cls, order: Order, lying: Sequence[bool] | None) -> Lots:
+        """`lying` says of each image of the order whether it does; None makes no difference between them."""
+        if lying is None:
+            return cls((Lot(order, lying=True),))
+        found = []
+        for kind in (True, False):
+            numbers = tuple(number for number, lies in enumerate(lying) if lies == kind)
+            ends = np.cumsum(order.counts).tolist()
+            counts = np.diff([0, *np.searchsorted(numbers, ends)]).tolist()
+            if numbers:
+                found.append(Lot(Order(tuple(counts), order.weights, order.seed), kind, numbers))
+        return cls(tuple(found))
+
+    def of_step(self, step: int) -> tuple[Lot, int]:
+        """The lot that a step, counted from 0, learns from, and how many steps before it did."""
+        if len(self.lots) == 1:
+            return self.lots[0], step
+        first, second = self.lots
+        share = first.order.epoch / (first.order.epoch + second.order.epoch)
+        before = math.floor(step * share)
+        return (first, before) if math.floor((step + 1) * share) > before else (second, step - before)
+
+
 def _taken(count: int, weight: float, epoch: int) -> int:
     """Images drawn of a source before an epoch."""
     return math.floor(epoch * weight * count)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, count
 
 import numpy as np
@@ -26,7 +27,7 @@ from condinst.config import ModelConfig
 from condinst.criterion import LossConfig
 from condinst.fit import Batch
 from condinst.preprocess import Prepared, resized_size, to_batch
-from condinst.sampling import Order, share
+from condinst.sampling import Lot, Lots, Order, share
 
 
 @dataclass(frozen=True)
@@ -39,31 +40,44 @@ class Views:
     config: ModelConfig
     loss: LossConfig
     augment: AugmentConfig
+    sizes: Sequence[tuple[int, int]] | None = None
+    """(height, width) of each example, where views lie or stand as these do (`AugmentConfig.aspect`)."""
 
     def view(self, position: int, size: int) -> Example:
-        """The view at a position, a square of `size` pixels.
+        """The view at a position of which all examples may be: where views are squares of `size` pixels."""
+        return self._view(_Place(position, position, (size, size), self._lots.lots[0]))
+
+    @cached_property
+    def _lots(self) -> Lots:
+        if self.augment.aspect > 1 and self.sizes is None:
+            raise ValueError("views that lie or stand need the sizes of the examples")
+        sizes = self.sizes if self.augment.aspect > 1 else None
+        return Lots.of(self.order, None if sizes is None else [width >= height for height, width in sizes])
+
+    def _view(self, place: _Place) -> Example:
+        """The view at a place.
 
         In the place of an example that cannot be had stands the next of the order that can; in the place of
         one that is pasted, the next by number. Raises LookupError where there is none.
         """
-        random = self.order.random(position)
-        example = self._first(map(self.order.item, count(position)))
-        view = view_of(example, self.config, self.augment, random, size)
+        lot, random = place.lot, self.order.random(place.position)
+        example = self._first(lot, map(lot.order.item, count(place.own)))
+        view = view_of(example, self.config, self.augment, random, place.shape)
         if random.random() >= self.augment.copy_paste:
             return view
-        images = sum(self.order.counts)
-        number = int(random.integers(images))
-        other = self._first(chain(range(number, images), range(number)))
-        return random_paste(view, view_of(other, self.config, self.augment, random, size), random)
+        number = int(random.integers(len(lot)))
+        other = self._first(lot, chain(range(number, len(lot)), range(number)))
+        pasted = view_of(other, self.config, self.augment, random, place.shape)
+        return random_paste(view, pasted, random)
 
-    def _first(self, numbers: Iterable[int]) -> Example | Labelled:
-        """The first of some examples that can be had."""
+    def _first(self, lot: Lot, numbers: Iterable[int]) -> Example | Labelled:
+        """The first of some of a lot's examples that can be had."""
         tried: set[int] = set()
         for number in numbers:
-            if (example := self.load(number)) is not None:
+            if (example := self.load(lot.number(number))) is not None:
                 return example
             tried.add(number)
-            if len(tried) == sum(self.order.counts):
+            if len(tried) == len(lot):
                 break
         raise LookupError("there is no example that can be had")
 
@@ -88,37 +102,51 @@ class Views:
         depth = max(2 * threads, 2 * -(-images // world))
         with ThreadPoolExecutor(threads, thread_name_prefix="view") as pool:
             parts = self._parts(images, first_step, accumulate, rank, world)
-            for positions, views in _ahead(pool, parts, self.view, depth):
-                draws = [self.order.draw(p) for p in positions]
+            for places, views in _ahead(pool, parts, self._view, depth):
+                draws = [self.order.draw(place.position) for place in places]
                 yield make_batch(views, self.config, self.loss, draws)
 
     def _parts(
         self, images: int, step: int, accumulate: int, rank: int, world: int
-    ) -> Iterator[tuple[range, int]]:
-        """The positions of each batch, and their views' size."""
+    ) -> Iterator[list[_Place]]:
+        """The places of each batch."""
         while True:
-            size = self.order.size(step, self.augment.sizes)
+            lot, before = self._lots.of_step(step)
+            shape = self.augment.shape(self.order.size(step, self.augment.sizes), lot.lying)
             positions = range(step * images, (step + 1) * images)
             for part in range(accumulate):
-                yield share(share(positions, part, accumulate), rank, world), size
+                own = share(share(positions, part, accumulate), rank, world)
+                yield [_Place(p, p + (before - step) * images, shape, lot) for p in own]
             step += 1
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a view stands."""
+
+    position: int
+    """Among all views: what makes it random."""
+    own: int
+    """Among those of its lot: which example it is of."""
+    shape: tuple[int, int]
+    lot: Lot
 
 
 def _ahead(
     pool: ThreadPoolExecutor,
-    parts: Iterator[tuple[range, int]],
-    view: Callable[[int, int], Example],
+    parts: Iterator[list[_Place]],
+    view: Callable[[_Place], Example],
     depth: int,
-) -> Iterator[tuple[range, list[Example]]]:
+) -> Iterator[tuple[list[_Place], list[Example]]]:
     """The views of each part, at least `depth` of them under way before they are asked for."""
-    waiting: deque[tuple[range, list[Future[Example]]]] = deque()
+    waiting: deque[tuple[list[_Place], list[Future[Example]]]] = deque()
     try:
         while True:
-            while sum(len(positions) for positions, _ in waiting) < depth:
-                positions, size = next(parts)
-                waiting.append((positions, [pool.submit(view, p, size) for p in positions]))
-            positions, futures = waiting.popleft()
-            yield positions, [future.result() for future in futures]
+            while sum(len(places) for places, _ in waiting) < depth:
+                places = next(parts)
+                waiting.append((places, [pool.submit(view, place) for place in places]))
+            places, futures = waiting.popleft()
+            yield places, [future.result() for future in futures]
     finally:
         for _, futures in waiting:
             for future in futures:
@@ -130,12 +158,12 @@ def view_of(
     config: ModelConfig,
     augment: AugmentConfig,
     random: Random,
-    size: int | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> Example:
     """A random view at the scale that the model's resize rule gives the whole image."""
     height, width = example.image.shape[:2]
     scale = resized_size((height, width), config.input)[0] / height
-    return random_view(example, random, augment, scale, size)
+    return random_view(example, random, augment, scale, shape)
 
 
 def make_batch(

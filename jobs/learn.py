@@ -148,7 +148,8 @@ def learn(
     keeper.resume(training, given.samples, console)
     order = Order(given.samples.counts, tuple(s.weight for s in spec.data.train), spec.seed)
     load = partial(bad.attempt, read=given.samples.__getitem__)
-    views = Views(load, order, given.model.config, spec.loss, spec.augment)
+    sizes = given.samples.sizes
+    views = Views(load, order, given.model.config, spec.loss, spec.augment, sizes)
     batches = views.batches(
         spec.batch,
         first_step=training.step,

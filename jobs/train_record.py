@@ -83,6 +83,8 @@ def decisive(spec: TrainSpec, data: Mapping[str, object]) -> dict[str, object]:
             section.pop(name, None)
         if section.get("replaces") is False:
             del section["replaces"]  # as versions wrote it that knew no such key
+    if said["augment"]["aspect"] == 1:
+        del said["augment"]["aspect"]  # likewise
     del said["data"]["max_bad"]  # Raised, it lets the same training go on.
     said["data"]["train"] = {str(number): section for number, section in enumerate(said["data"]["train"])}
     return {**said, "digests": dict(data)}

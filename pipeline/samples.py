@@ -120,6 +120,11 @@ class Samples:
         """Images of each source, without those left out."""
         return tuple(self._owners.count(number) for number in range(self._sources))
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image."""
+        return [(truth.height, truth.width) for _, truth in self._items]
+
     def leave_out(self, images: Iterable[tuple[Store, str]]) -> int:
         """Take away the images that lie where these do; returns how many. Call it before reading any.
 

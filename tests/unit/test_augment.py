@@ -95,13 +95,15 @@ def test_rescaled_masks_stay_over_their_pixels(seed: int, scale: float) -> None:
         assert (ours > 120).mean() > 0.8
 
 
-@given(seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
-def test_random_views_have_the_size_asked_for_and_make_targets(seed: int) -> None:
-    view = random_view(painted(seed, 90, 130), np.random.default_rng(seed), AugmentConfig(size=64))
-    assert view.image.shape == (64, 64, 3)
+@given(seed=st.integers(0, 99), aspect=st.sampled_from([1.0, 1.5]), height=st.sampled_from([90, 200]))
+@settings(max_examples=30, deadline=None)
+def test_random_views_have_the_size_asked_for_and_make_targets(seed: int, aspect: float, height: int) -> None:
+    config = AugmentConfig(size=64, aspect=aspect)
+    view = random_view(painted(seed, height, 130), np.random.default_rng(seed), config)
+    longer = round(64 * aspect)
+    assert view.image.shape[:2] == ((64, longer) if height == 90 else (longer, 64))
     target = to_target(view)
-    assert target.masks.shape == (len(view.instances), 16, 16)
+    assert target.masks.shape == (len(view.instances), view.image.shape[0] // 4, view.image.shape[1] // 4)
     for m, box, center in zip(view.instances, target.boxes, target.centers, strict=True):
         h, w = m.mask.shape
         assert box.tolist() == [m.x, m.y, m.x + w, m.y + h]

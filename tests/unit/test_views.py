@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 
 import numpy as np
@@ -91,8 +92,48 @@ def test_the_next_of_the_order_stands_for_an_image_that_cannot_be_had() -> None:
     for position in range(10):
         stands = next(order.item(p) for p in range(position, 99) if order.item(p) not in (1, 3))
         random = order.random(position)
-        expected = view_of(example(stands), only.config, only.augment, random, 64)
+        expected = view_of(example(stands), only.config, only.augment, random, (64, 64))
         np.testing.assert_array_equal(only.view(position, 64).image, expected.image)
+
+
+def of_shape(number: int, height: int, width: int) -> Example:
+    return Example(picture(number, height, width), (CropMask(5, 8, np.ones((20, 30), bool), 0),))
+
+
+def test_a_step_learns_from_images_that_lie_or_from_those_that_stand() -> None:
+    sizes = [(80, 120), (70, 200), (120, 80), (90, 90), (64, 300), (150, 60)]
+    lying = [width >= height for height, width in sizes]
+    loaded: list[int] = []
+
+    def load(number: int) -> Example:
+        loaded.append(number)
+        return of_shape(number, *sizes[number])
+
+    order = Order((3, 3), (1.0, 2.0), 0)
+    augment = AugmentConfig(size=64, aspect=1.5)
+    views = Views(load, order, tiny_model().config, LossConfig(), augment, sizes)
+    alone = list(islice(views.batches(3), 12))
+    assert {tuple(batch.x.shape[2:]) for batch in alone} == {(64, 96), (96, 64)}
+    loaded.clear()
+    for shape, batch in ((b.x.shape[2:], b) for b in islice(views.batches(3, threads=1), 12)):
+        assert len(batch.targets) == 3
+        assert tuple(shape) in {(64, 96), (96, 64)}
+    steps = [loaded[begin : begin + 3] for begin in range(0, 36, 3)]
+    kinds = [{lying[number] for number in step} for step in steps]
+    assert all(len(kind) == 1 for kind in kinds)
+    # 2 + 2 * 2 of an epoch's 9 images lie; four epochs are 12 steps.
+    assert kinds.count({True}) == 8
+    counts = Counter(number for step in steps for number in step)
+    assert [counts[number] for number in range(6)] == [4, 4, 4, 8, 8, 8]
+    streams = [views.batches(3, first_step=5, rank=rank, world=2, threads=2) for rank in range(2)]
+    for whole in alone[5:]:
+        parts = [next(stream) for stream in streams]
+        assert torch.equal(torch.cat([part.x for part in parts]), whole.x)
+
+
+def test_views_that_lie_or_stand_need_sizes() -> None:
+    with pytest.raises(ValueError, match="need the sizes"):
+        next(views_of(augment=AugmentConfig(size=64, aspect=2)).batches(2))
 
 
 def test_where_no_image_can_be_had_there_is_no_view() -> None:
