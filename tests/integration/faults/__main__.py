@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.integration.faults.judge import Outcome
 from tests.integration.faults.play import Result
 from tests.integration.faults.schedule import Schedule
-from tests.integration.faults.selection import QUICK, QUICK_PLANT, SEEN_BY
+from tests.integration.faults.selection import MORE, QUICK, QUICK_PLANT, SEEN_BY
 from tests.integration.faults.stages import Task, cores, play_all, service
 from tests.integration.faults.summary import summary
 from tests.integration.faults.work import IMAGES, WORKS
@@ -51,6 +51,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", choices=WORKS, default=IMAGES.name, help="the job that is disturbed")
     parser.add_argument("--lanes", type=int, default=cores(), help="Ray clusters at work side by side")
     parser.add_argument("--quick", action="store_true", help="instead, the few that `make test` runs")
+    parser.add_argument("--more", action="store_true", help="instead, those that `make test-clusters` adds")
     parser.add_argument("--planted", action="store_true", help="instead, bugs that must be seen")
     parser.add_argument("--table", type=Path, nargs="+", help="instead, the table of results written earlier")
     parser.add_argument(
@@ -63,6 +64,8 @@ def _tasks(given: argparse.Namespace) -> list[Task]:
     tasks: list[Task] = []
     if given.quick:
         tasks += [*((schedule, None) for schedule in QUICK), (SEEN_BY[QUICK_PLANT], QUICK_PLANT)]
+    if given.more:
+        tasks += [(schedule, None) for schedule in MORE]
     if given.planted:
         tasks += [(schedule, plant) for plant, schedule in SEEN_BY.items()]
     if not tasks:

@@ -52,12 +52,16 @@ QUICK: tuple[Schedule, ...] = (
             "S3: error in 200",
         ),
     ),
-    Schedule(9004, drivers=2, faults=("two drivers at once",)),
     Schedule(
         9005,
         strikes=(Strike("freeze", "freeze", "second_written", 2),),
         faults=("worker cut off and back",),
     ),
+)
+"""What `make test` runs."""
+
+MORE: tuple[Schedule, ...] = (
+    Schedule(9004, drivers=2, faults=("two drivers at once",)),
     Schedule(
         9006,
         strikes=(Strike("stop", "stop driver", "encode", 2),),
@@ -66,7 +70,7 @@ QUICK: tuple[Schedule, ...] = (
         faults=("SIGTERM to the driver", "disk full"),
     ),
 )
-"""What `make test` runs."""
+"""What `make test-clusters` adds."""
 
 SEEN_BY: dict[str, Schedule] = {
     "no create-only commits": Schedule(9101, strikes=(Strike("freeze", "freeze", "second_written", 2),)),

@@ -11,30 +11,48 @@ from typing import Any
 import pytest
 
 from tests.integration.faults.schedule import Schedule
-from tests.integration.faults.selection import QUICK, QUICK_PLANT, SEEN_BY
+from tests.integration.faults.selection import MORE, QUICK, QUICK_PLANT, SEEN_BY
 
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+def play(flag: str, out: Path, count: int) -> dict[int, dict[str, Any]]:
     """What became of each schedule, by its seed. In a process of its own, with clusters of its own."""
-    out = tmp_path_factory.mktemp("faults") / "results"
-    command = [sys.executable, "-m", "tests.integration.faults", "--quick", "--lanes", "2", "--out", str(out)]
+    command = [sys.executable, "-m", "tests.integration.faults", flag, "--lanes", "2", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = out.with_suffix(".jsonl").read_text().splitlines()
-    assert len(lines) == len(QUICK) + 1, done.stdout + done.stderr
+    assert len(lines) == count, done.stdout + done.stderr
     return {result["seed"]: result for result in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    return play("--quick", tmp_path_factory.mktemp("faults") / "results", len(QUICK) + 1)
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    return play("--more", tmp_path_factory.mktemp("faults") / "more", len(MORE))
+
+
+def is_well(schedule: Schedule, result: dict[str, Any]) -> None:
+    if result["outcome"] == "skipped":
+        pytest.skip(result["why"])
+    assert (result["outcome"], result["why"]) == ("ok", "")
+    assert len(result["struck"]) >= len(schedule.strikes) + len(schedule.rules), result["struck"]
 
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("schedule", QUICK, ids=lambda schedule: f"seed {schedule.seed}")
 def test_no_row_is_lost_or_doubled_or_other(schedule: Schedule, results: dict[int, dict[str, Any]]) -> None:
-    result = results[schedule.seed]
-    if result["outcome"] == "skipped":
-        pytest.skip(result["why"])
-    assert (result["outcome"], result["why"]) == ("ok", "")
-    assert len(result["struck"]) >= len(schedule.strikes) + len(schedule.rules), result["struck"]
+    is_well(schedule, results[schedule.seed])
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("schedule", MORE, ids=lambda schedule: f"seed {schedule.seed}")
+def test_nor_by_what_takes_longer(schedule: Schedule, more: dict[int, dict[str, Any]]) -> None:
+    is_well(schedule, more[schedule.seed])
 
 
 @pytest.mark.timeout(1500)
