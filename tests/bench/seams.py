@@ -22,7 +22,7 @@ from jobs.scenes import write_mosaic
 from tests.bench import harness
 
 SIDE = 4096
-TILINGS = ((512, 128), (768, 128), (1024, 128), (512, 192), (768, 192), (1024, 256))
+TILINGS = tuple((size, overlap) for overlap in (128, 192, 256) for size in (512, 768, 1024))
 COMMAND = Path(sys.executable).with_name("condinst")
 SPEC = """
 kind: segment
