@@ -1,4 +1,4 @@
-"""What `torch.compile` would gain: the convolutions of CondInst R50 on an image of 800x1088, beside eager ones.
+"""What `torch.compile` would gain: the convolutions of CondInst R50 on an image of 800x1088, beside eager.
 
     python -m tests.bench.compiled
 
