@@ -63,7 +63,7 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     else:
         clear_cancel(store)  # whoever asked for it meant the runs before this one
         _announce(spec, given, console)
-        _train(spec, given, limits, console)
+        _train(spec, given, store, limits, console)
     found: dict[str, object] = json.loads(store.get(BEST_KEY))
     console.print(f"weights in {escape(store.join(BEST_WEIGHTS))}", soft_wrap=True)
     summary = json.loads(store.get(SUMMARY_KEY))
@@ -76,7 +76,7 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     return found
 
 
-def _train(spec: TrainSpec, given: Material, limits: Limits, console: Console) -> None:
+def _train(spec: TrainSpec, given: Material, store: Store, limits: Limits, console: Console) -> None:
     stop = Stop(f"{spec.output.uri} keeps its last checkpoint: run the same command again to go on from it")
     try:
         if spec.workers is None:
@@ -84,18 +84,23 @@ def _train(spec: TrainSpec, given: Material, limits: Limits, console: Console) -
                 learn(spec, given, console, stop)
         else:
             with limits.watch(stop, spec.workers.count * spec.workers.gpus):
-                _with_workers(spec, spec.workers, given, stop, console)
+                _with_workers(spec, spec.workers, given, store, stop, console)
     except Halted:
         stop.raise_if_set()
         raise
     except FloatingPointError as error:
-        raise JobError(f"training diverged: {error}\n{_remedy(spec)}") from None
+        raise JobError(f"training diverged: {error}\n{_remedy(store)}") from None
     except WorkersFailed as error:
         raise Incomplete(f"{error}\nrun the same command again to go on from the last checkpoint") from None
 
 
 def _with_workers(
-    spec: TrainSpec, workers: TrainWorkersSection, given: Material, stop: Stop, console: Console
+    spec: TrainSpec,
+    workers: TrainWorkersSection,
+    given: Material,
+    store: Store,
+    stop: Stop,
+    console: Console,
 ) -> None:
     payload = {
         "spec": spec.model_dump_json(),
@@ -113,13 +118,12 @@ def _with_workers(
         say,
         stop=stop,
         watching=lambda: stop_on_signals(stop),
-        look=Ear(Store.open(spec.output.uri, options_of(spec.output))),
+        look=Ear(store),
     )
 
 
-def _remedy(spec: TrainSpec) -> str:
+def _remedy(store: Store) -> str:
     """What to do after a training that diverged: its output takes no other learning rate."""
-    store = Store.open(spec.output.uri, options_of(spec.output))
     advice = "lower training.learning_rate, and name another output.uri: one output holds one training"
     measured = False
     with suppress(StoreError):

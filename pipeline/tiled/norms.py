@@ -68,12 +68,12 @@ class RasterNorms:
 
     def _find(self, key: str, ref: ImageRef, measure: Measure) -> Statistics:
         raster = read_frozen(ref.raster or "{}")
-        squares = squares_of(raster, self._scale)
         if raster.windows == 1 and is_small(raster, self._scale):
             return NOTHING
         standing = self._read(key)
         if standing is not None:
             return standing
+        squares = squares_of(raster, self._scale)
         return self._decide(key, measure([_square(ref, square) for square in squares]))
 
     def _read(self, key: str) -> Statistics | None:

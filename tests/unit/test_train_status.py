@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -80,7 +81,7 @@ def sign(store: Store, ago: float, **said: object) -> None:
 
 
 def shown(store: Store) -> str:
-    console = Console(width=200, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, quiet=False, file=io.StringIO())
     show_status(store.uri, StoreOptions(), console)
     return console.export_text()
 
@@ -182,7 +183,7 @@ def test_a_segment_job_is_told_as_data(tmp_path: Path) -> None:
 
 def test_top_shows_the_same_once(store: Store) -> None:
     kept(store, 100)
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, file=io.StringIO())
     show_top(store.uri, StoreOptions(), every=1, once=True, console=console)
     assert "100 of 400, 25.0%" in console.export_text()
 
@@ -211,7 +212,7 @@ def test_a_broken_sign_is_none(store: Store, data: bytes) -> None:
 
 
 def cancel(store: Store) -> str:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, file=io.StringIO())
     cancel_job(store.uri, StoreOptions(), console)
     return console.export_text()
 
