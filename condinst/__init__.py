@@ -4,16 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from condinst.compiled import CompileError
     from condinst.config import DetectConfig, ModelConfig
     from condinst.instances import Instances
     from condinst.model import CondInst
     from condinst.weights import load
     from condinst.weightsfile import WeightsError
 
-__all__ = ["CondInst", "DetectConfig", "Instances", "ModelConfig", "WeightsError", "load"]
+__all__ = ["CompileError", "CondInst", "DetectConfig", "Instances", "ModelConfig", "WeightsError", "load"]
 
 # Torch takes seconds to load, and who only reads tables or masks needs none of it: names load when asked for.
 _HOMES = {
+    "CompileError": "condinst.compiled",
     "CondInst": "condinst.model",
     "DetectConfig": "condinst.config",
     "Instances": "condinst.instances",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from condinst.backbone import ConvNorm, ResNet
+from condinst.compiled import Compiled
 from condinst.config import STRIDES, DetectConfig, ModelConfig, Precision
 from condinst.detect import Detections, clip_boxes, detect, edges
 from condinst.fpn import FeaturePyramid
@@ -87,6 +88,7 @@ class CondInst(nn.Module):
         self.fpn = FeaturePyramid(config.backbone.out_channels[1:], config.fpn.channels)
         self.head = Head(config.head, config.fpn.channels, len(config.classes), config.mask.num_parameters)
         self.mask_branch = MaskBranch(config.mask, config.fpn.channels, len(config.classes))
+        self._compiled: Compiled[[Tensor, Tensor | None], DenseOutput] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +121,14 @@ class CondInst(nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return self
 
+    def compile_dense(self) -> CondInst:
+        """From now on compile `dense` in `begin`, once for each padded size, on the device that it is on now.
+
+        A size takes seconds to a minute when it is first met. Raises CompileError where nothing compiles.
+        """
+        self._compiled = Compiled(self.dense, self.device)
+        return self
+
     def prepare(self, image: NDArray[np.uint8], size: tuple[int, int] | None = None) -> Prepared:
         """Resize an (H, W, 3) uint8 RGB image for the network; safe to call from many threads.
 
@@ -149,7 +159,7 @@ class CondInst(nn.Module):
         """
         config = detect_config or self.config.detect
         x = to_batch(batch, self.config.input, self.device).to(self.head.logits.weight.dtype)
-        dense = self.dense(x, self._norms(batch))
+        dense = (self._compiled or self.dense)(x, self._norms(batch))
         found = detect(dense.head, [item.resized for item in batch], config, self.config.classes)
         boxes = _to_image(found, batch)
         visible = (boxes[:, 2:] > boxes[:, :2]).all(1).nonzero().squeeze(1)

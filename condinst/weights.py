@@ -59,15 +59,23 @@ def save(
     _write(state, path, {"format": MODEL, "config": model.config.model_dump_json()}, notes)
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", precision: Precision = "float32") -> CondInst:
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    precision: Precision = "float32",
+    *,
+    compiled: bool = False,
+) -> CondInst:
     """A model ready for `predict`: evaluation mode, norms folded, channels last, in `precision`.
 
-    `path` is a safetensors file of ours, or `demo`. In float32 on a GPU this process computes no convolution
-    in TF32 from now on, as torch would by default. Raises WeightsError.
+    `path` is a safetensors file of ours, or `demo`. `compiled`: with `CondInst.compile_dense`. In float32 on
+    a GPU this process computes no convolution in TF32 from now on, as torch would by default. Raises
+    WeightsError, and CompileError where nothing can be compiled.
     """
     if precision == "float32" and torch.device(device).type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # its ten bits of mantissa are none of what was asked for
-    return load_for_training(path).optimize_for_inference(precision).to(device)
+    model = load_for_training(path).optimize_for_inference(precision).to(device)
+    return model.compile_dense() if compiled else model
 
 
 def load_for_training(path: str | Path) -> CondInst:

@@ -123,6 +123,7 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
     if isinstance(error, JobError):
         return error.code, str(error)
     # Imported here, where something has failed already: the help needs none of them.
+    from condinst.compiled import CompileError
     from condinst.weightsfile import WeightsError
     from pipeline.badimages import TooManyBad
     from pipeline.checkpoints import CheckpointError
@@ -140,7 +141,7 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
         (CheckpointError,): ExitCode.DAMAGED,
         (NothingWorks,): ExitCode.INCOMPLETE,
         (TooManyBad,): ExitCode.TOO_MANY_FAILED,
-        (WeightsError, InputError, SampleError): ExitCode.BAD_SPEC,
+        (WeightsError, InputError, SampleError, CompileError): ExitCode.BAD_SPEC,
         (
             ClusterTooSmall,
             FingerprintMismatch,

@@ -59,8 +59,8 @@ OPERATION = """\
 One output holds the rows of one kind of settings. The weights file, `model.*`, `precision`, `limits.pixels`,
 `limits.bytes`, `batch.images`, whether there is a GPU, and, without one, `workers.cpus` (a worker's threads)
 change rows, if only by rounding: a rerun with others is refused and says what differs. So do `tiling`,
-`decode` and `output.crs`. All else may change between runs: the other `workers.*`, `timeout`, `retries`,
-`max_failed`, `schedule`, `env`, `secrets`, `notify`, `kubernetes`, prices and budgets.
+`decode`, `compile` and `output.crs`. All else may change between runs: the other `workers.*`, `timeout`,
+`retries`, `max_failed`, `schedule`, `env`, `secrets`, `notify`, `kubernetes`, prices and budgets.
 
 The input is listed once, when the job first runs, and cut into shards then: later runs keep to that list. An
 input of `mode: new` is listed by each run, and what is new is appended ([schedule.md](schedule.md)); inputs

@@ -96,6 +96,7 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
         model_digest=model_digest,
         precision=_precision(spec, standing),
         decode=spec.decode,
+        compile=spec.compile,
         # What only repeats the weights' own setting changes no row, so it is no reason to refuse a rerun.
         detect={key: value for key, value in stated.items() if value != own[key]},
         batch_images=images,

@@ -394,6 +394,13 @@ class SegmentSpec(JobSpec):
         "else on a worker's GPU, without GPUs by the machine that plans. `float32` is so on GPUs too: TF32 "
         "is off.",
     )
+    compile: bool = Field(
+        default=False,
+        description="Whether workers compile the model's convolutions (`torch.compile`): faster, after some "
+        "seconds to a minute for each padded size of images that a worker first meets, so for long jobs of "
+        "few sizes, tiled ones above all ([figures](benchmarks.md)). Needs a C++ compiler where workers "
+        "run, on GPUs Triton too; a size that does not compile is computed as it is.",
+    )
 
     @model_validator(mode="after")
     def _tiling_settings(self) -> Self:

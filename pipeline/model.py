@@ -16,9 +16,13 @@ from pipeline.weights import weights_file
 
 
 def load_model(settings: SegmentSettings) -> condinst.CondInst:
-    """The job's model on the job's device. Raises ModelChanged, condinst.WeightsError or StoreError."""
+    """The job's model on the job's device.
+
+    Raises ModelChanged, condinst.WeightsError, condinst.CompileError or StoreError.
+    """
+    precision = cast(Precision, settings.precision)
     with weights_file(settings) as path:
-        return condinst.load(str(path), settings.device, cast(Precision, settings.precision))
+        return condinst.load(str(path), settings.device, precision, compiled=settings.compile)
 
 
 def preparing(

@@ -43,6 +43,8 @@ class SegmentSettings:
     """`full`, or `scaled`: JPEGs much larger than the network's input come in half, a quarter, an eighth."""
     precision: str = "float32"
     """As torch names it; `auto` as long as it is to be found (`pipeline.batchsize`)."""
+    compile: bool = False
+    """Whether the model's convolutions are compiled, a padded size at a time."""
     detect: Mapping[str, object] = field(default_factory=dict)
     """Overrides of the model's `DetectConfig`, by field."""
     batch_images: int = BATCH_IMAGES
@@ -86,6 +88,7 @@ class SegmentSettings:
         """
         tiled = {} if self.tiling is None else {"tiling": self.tiling.row_settings()}
         decode = {} if self.decode == "full" else {"decode": self.decode}
+        compiled = {"compile": True} if self.compile else {}
         return {
             "results_version": RESULTS_VERSION,
             "model_digest": self.model_digest,
@@ -98,6 +101,7 @@ class SegmentSettings:
             "threads": None if self.gpus > 0 else self.cpus,
             **tiled,
             **decode,
+            **compiled,
         }
 
     def of_windows(self) -> SegmentSettings:

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from condinst.compiled import CompileError
 from condinst.config import DetectConfig
 from condinst.model import CondInst
 from condinst.precision import quickest_precision
@@ -61,6 +62,7 @@ def run(make: Callable[[], CondInst], image: Prepared, size: int) -> None:
     batches = throughput(model, [image] * size, detect)
     rate, most = BATCHES * size / batches.median, ceiling(card)
     reached = rate * counted.get_total_flops() / 1e12
+    peak = torch.cuda.max_memory_allocated()
     figures: dict[str, object] = {
         "card": card,
         "precision": precision,
@@ -73,11 +75,28 @@ def run(make: Callable[[], CondInst], image: Prepared, size: int) -> None:
         "tflops": round(reached, 1),
         "ceiling_tflops": most,
         "share_of_ceiling": None if most is None else round(reached / most, 3),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "peak_gib": round(peak / 2**30, 2),
         "batches": batches.figures(),
         "alone": alone.figures(),
     }
+    print(figures, flush=True)
+    figures["compiled"] = compiled(model, [image] * size, detect)
     report("model-gpu", rate * alone.median, figures)
+
+
+def compiled(model: CondInst, batch: list[Prepared], detect: DetectConfig) -> dict[str, object]:
+    """The same with `compile: true`, and how long the first batch took; the reason where nothing compiles."""
+    try:
+        model.compile_dense()
+    except CompileError as error:
+        return {"not_compiled": str(error)}
+    first = measure(partial(model.predict_prepared, batch, detect), 1, warmup=0)
+    batches = throughput(model, batch, detect)
+    return {
+        "first_batch_s": round(first.median, 1),
+        "images_per_second": round(BATCHES * len(batch) / batches.median, 1),
+        "batches": batches.figures(),
+    }
 
 
 def throughput(model: CondInst, batch: list[Prepared], detect: DetectConfig) -> Timing:
