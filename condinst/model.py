@@ -19,7 +19,7 @@ from condinst.head import Head, HeadOutput
 from condinst.instances import Instances, RleMasks
 from condinst.mask import MASK_STRIDE, MaskBranch, conditional_masks
 from condinst.masks import MaskChanges, mask_changes
-from condinst.preprocess import Prepared, prepare, to_batch
+from condinst.preprocess import Prepared, Stacked, prepare, to_batch
 from condinst.transfer import Copies, constant, table
 
 _MASK_CHUNK_PIXELS = 32_000_000
@@ -135,6 +135,10 @@ class CondInst(nn.Module):
         `size` as `condinst.preprocess.prepare` has it.
         """
         return prepare(image, self.config.input, size)
+
+    def stacked(self, batch: Sequence[Prepared]) -> Stacked:
+        """The same images, which share one padded size, as `begin` takes them soonest; in any thread."""
+        return Stacked(batch, self.device)
 
     def predict_prepared(
         self, batch: Sequence[Prepared], detect_config: DetectConfig | None = None

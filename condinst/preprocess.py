@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import torch
@@ -76,25 +77,54 @@ def prepare(image: NDArray[np.uint8], config: InputConfig, size: tuple[int, int]
     return Prepared(np.require(image, requirements=["C", "W"]), size)
 
 
+class Stacked(Sequence[Prepared]):
+    """Images of one padded size, side by side in memory that a GPU copies by itself.
+
+    Made by whoever hands a batch to the model, so that the model's thread has nothing to copy. Its images are
+    views of that memory: who keeps them alone holds no pixels twice.
+    """
+
+    def __init__(self, batch: Sequence[Prepared], device: torch.device) -> None:
+        """Pinned where `device` is a GPU. Raises ValueError for images of several padded sizes."""
+        height, width = batch[0].padded
+        shape = (len(batch), height, width, 3)
+        self.pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        """(N, H, W, 3) uint8 RGB; what is beside an image is anything."""
+        self._items = [_put(item, place) for item, place in zip(batch, self.pixels.numpy(), strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, place: int) -> Prepared: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Prepared]: ...
+    def __getitem__(self, place: int | slice) -> Prepared | Sequence[Prepared]:
+        return self._items[place]
+
+
 def to_batch(batch: Sequence[Prepared], config: InputConfig, device: torch.device) -> Tensor:
     """(N, 3, H, W) float32 normalised input of images that share one padded size; zeros are the padding.
 
     Channels last. Raises ValueError for images of several padded sizes.
     """
-    height, width = batch[0].padded
-    # Pinned for a GPU: it is copied as a whole, while the host goes on.
-    pixels = torch.empty((len(batch), height, width, 3), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for place, item in zip(pixels.numpy(), batch, strict=True):
-        if item.padded != (height, width):
-            raise ValueError(f"a batch must share one padded size: {item.padded} among {(height, width)}")
-        h, w = item.resized
-        place[:h, :w] = item.pixels
-    out = pixels.to(device, non_blocking=True)
+    stacked = batch if isinstance(batch, Stacked) else Stacked(batch, device)
+    out = stacked.pixels.to(device, non_blocking=True)
     if config.channel_order == "bgr":
         out = out.flip(3)
     out = out.float().sub_(constant(config.mean, device)).div_(constant(config.std, device))
-    for place, item in zip(out, batch, strict=True):
+    for place, item in zip(out, stacked, strict=True):
         h, w = item.resized
         place[h:] = 0
         place[:h, w:] = 0
     return out.permute(0, 3, 1, 2)
+
+
+def _put(item: Prepared, place: NDArray[np.uint8]) -> Prepared:
+    """Copy an image to where a batch has room for it; returns it as it is there."""
+    if item.padded != place.shape[:2]:
+        raise ValueError(f"a batch must share one padded size: {item.padded} among {place.shape[:2]}")
+    height, width = item.resized
+    there = place[:height, :width]
+    there[:] = item.pixels
+    return replace(item, pixels=there)

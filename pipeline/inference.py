@@ -218,7 +218,8 @@ class Inference:
         self, job: _Job, part: range, work: Callable[[Sequence[Prepared]], T]
     ) -> tuple[T | Exception, float]:
         """What comes of some of a job's images inside the model, or the error; and milliseconds."""
-        batch = [job.batch[place] for place in part]
+        whole = len(part) == len(job.batch)
+        batch = job.batch if whole else [job.batch[place] for place in part]
         with job.care.inside([job.images[place] for place in part]):
             reached("infer", job.clock.shard)
             start = time.monotonic()

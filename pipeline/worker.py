@@ -151,8 +151,9 @@ class Worker:
             if len(inferring) == AHEAD:
                 collect()
             images = [ready.outcome.ref.image_id for ready in batch]
-            prepared = [ready.prepared for ready in batch]
-            inferring.append((batch, self._inference.submit(ticket, prepared, clock, care, images)))
+            stacked = self._model.stacked([ready.prepared for ready in batch])
+            batch = [replace(ready, prepared=item) for ready, item in zip(batch, stacked, strict=True)]
+            inferring.append((batch, self._inference.submit(ticket, stacked, clock, care, images)))
         while inferring:
             collect()
         return [outcomes[index] for index in range(len(refs))]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from condinst.config import FixedScale, InputConfig, ShortestEdge
-from condinst.preprocess import padded_size, prepare, resized_size, to_batch
+from condinst.preprocess import Stacked, padded_size, prepare, resized_size, to_batch
 
 EDGE = st.integers(1, 5000)
 
@@ -76,3 +76,16 @@ def test_a_batch_of_two_padded_sizes_is_refused() -> None:
     items = [prepare(np.zeros((edge, 32, 3), np.uint8), config) for edge in (32, 33)]
     with pytest.raises(ValueError, match="one padded size"):
         to_batch(items, config, torch.device("cpu"))
+
+
+def test_a_stacked_batch_is_the_same_and_holds_no_pixels_twice() -> None:
+    config, device = InputConfig(resize=FixedScale(scale=1.0)), torch.device("cpu")
+    rng = np.random.default_rng(0)
+    items = [prepare(rng.integers(0, 256, (h, 70, 3), np.uint8), config) for h in (64, 33, 50)]
+    stacked = Stacked(items, device)
+    assert torch.equal(to_batch(stacked, config, device), to_batch(items, config, device))
+    for item, own in zip(items, stacked, strict=True):
+        assert np.array_equal(item.pixels, own.pixels)
+        assert (item.size, item.padded) == (own.size, own.padded)
+        assert np.shares_memory(own.pixels, stacked.pixels.numpy())
+    assert torch.equal(to_batch(stacked[1:], config, device), to_batch(items[1:], config, device))
