@@ -4,93 +4,59 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
-from jobs.errors import ExitCode, Interrupted
-from jobs.lookout import CANCEL_SECONDS
+from jobs.beside import CANCEL_SECONDS, hear, repeated
+from jobs.stopping import Stop
 from jobs.train_files import SIGN_KEY
 from pipeline.progress import INTERVAL
-from pipeline.stopping import cancel_requested
 from pipeline.storage import Store, StoreError
 
 QUIET_SECONDS = 30.0
-"""A group that gave no sign for so long has no worker at work: those give one every five seconds."""
+"""A group that gave no sign for so long has no worker at work: those give one every two seconds."""
 
 
-class Attendance:
-    """A thread that, while the block runs, says how far the training is, and looks for a request to cancel.
+@contextmanager
+def attendance(store: Store, said: Callable[[], Mapping[str, object]]) -> Iterator[None]:
+    """While the block runs, say in the output how far the training is; the sign is gone with it.
 
-    A store that does not answer it is no reason to end: the training's own requests tell of that.
+    `said` tells the training's last word: plain values, of which a step and what it reached.
+    """
+    at = {"host": socket.gethostname(), "started": time.time()}
+
+    def sign() -> None:
+        store.put(SIGN_KEY, json.dumps({**at, "time": time.time(), **said()}).encode())
+
+    try:
+        with repeated(sign, INTERVAL, "attendance", patience=INTERVAL):
+            yield
+    finally:
+        with suppress(StoreError):
+            store.delete([SIGN_KEY])
+
+
+@contextmanager
+def hearing(store: Store, stop: Stop, tell: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, listen for a request to cancel, which leaves the step at work its time."""
+
+    def listen() -> None:
+        if hear(store, stop, patient=True):
+            tell("a cancel was requested: the training ends after the step it is at")
+
+    with repeated(listen, CANCEL_SECONDS, "hearing"):
+        yield
+
+
+def unattended(stop: Stop) -> Callable[[float], None]:
+    """For the driver of a group, which asks with the seconds since a worker's last sign, if there was any.
+
+    Raises why the training is to stop where no worker is there to end it.
     """
 
-    def __init__(self, store: Store, said: Callable[[], Mapping[str, object]]) -> None:
-        """`said` tells the training's last word: plain values, of which a step and what it reached."""
-        self._store, self._said = store, said
-        self._started = time.time()
-        self._asked = False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="attendance", daemon=True)
+    def look(idle: float) -> None:
+        if idle >= QUIET_SECONDS:
+            stop.raise_if_set()
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End, and take the sign away; a request that is under way is waited for, but not for long."""
-        self._ended.set()
-        self._thread.join(INTERVAL)
-        with suppress(StoreError):
-            self._store.delete([SIGN_KEY])
-
-    def asked_to_end(self) -> bool:
-        """Whether somebody has asked for a cancel."""
-        return self._asked
-
-    def _run(self) -> None:
-        due = 0.0
-        while True:
-            with suppress(StoreError):
-                if time.monotonic() >= due:
-                    due = time.monotonic() + INTERVAL
-                    self._store.put(SIGN_KEY, self._sign())
-                self._asked = self._asked or cancel_requested(self._store) is not None
-            if self._ended.wait(CANCEL_SECONDS):
-                return
-
-    def _sign(self) -> bytes:
-        at = {"host": socket.gethostname(), "started": self._started, "time": time.time()}
-        return json.dumps({**at, **self._said()}).encode()
-
-
-class Ear:
-    """For the driver of a group: hears a request to cancel while no worker is there to do so."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._looked = float("-inf")
-
-    def __call__(self, idle: float) -> None:
-        """Look, once in a while, when no worker gave a sign for `idle` seconds. Raises Interrupted."""
-        now = time.monotonic()
-        if idle < QUIET_SECONDS or now - self._looked < CANCEL_SECONDS:
-            return
-        self._looked = now
-        with suppress(StoreError):
-            if cancel_requested(self._store) is not None:
-                raise cancelled(self._store)
-
-
-def cancelled(store: Store) -> Interrupted:
-    """What a training raises that was asked to end."""
-    return Interrupted(
-        f"cancelled on request; {store.uri} keeps the last checkpoint: run the same command again to go on",
-        ExitCode.CANCELLED,
-    )
+    return look

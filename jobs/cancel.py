@@ -6,7 +6,7 @@ import time
 
 from rich.console import Console
 
-from jobs.lookout import CANCEL_SECONDS
+from jobs.beside import CANCEL_SECONDS
 from jobs.outputs import stages
 from jobs.progress import duration
 from jobs.resolve import standing_job

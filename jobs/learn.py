@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
@@ -25,12 +24,13 @@ from condinst.sampling import Order
 from condinst.training import Training
 from condinst.views import Views
 from jobs import structured
-from jobs.attendance import Attendance, cancelled
+from jobs.attendance import attendance
 from jobs.errors import JobError, naming, one_line
 from jobs.exam import Exam, given_exam, held_exam, look
 from jobs.held_truth import HELD_KEY, put_held_truth
 from jobs.judge import Judge
 from jobs.resolve import options_of
+from jobs.structured import warn
 from jobs.train_log import TrainLog
 from jobs.train_record import MEASURED_ON, decisive, fingerprint
 from jobs.train_spec import SourceSection, TrainSpec
@@ -87,7 +87,7 @@ def material(spec: TrainSpec, console: Console, device: str, start: str | None =
 
 def _tell_unlisted(samples: Samples, console: Console) -> None:
     for labels, count in samples.unlisted.items():
-        _warn(console, f"{labels}: left out: {count:,} annotations of images that it does not list")
+        warn(console, f"{labels}: left out: {count:,} annotations of images that it does not list")
 
 
 def _tell_shared(samples: Samples, console: Console) -> None:
@@ -99,7 +99,7 @@ def _tell_shared(samples: Samples, console: Console) -> None:
         )
         structured.event("replaced", labels=earlier, by=later, images=count)
     for (earlier, later), places in samples.shared.items():
-        _warn(
+        warn(
             console,
             f"{len(places):,} images of {later} are in {earlier} as well (such as {places[0]}): each counts "
             "with both labels; `replaces: true` on the later source has its labels alone count",
@@ -112,15 +112,10 @@ def _exam(spec: TrainSpec, samples: Samples, console: Console) -> Exam:
         return held_exam(samples)
     exam = given_exam(spec.data.val, samples.classes)
     if exam.ignored:
-        _warn(console, f"data.val: not measured, as no class of the model: {', '.join(exam.ignored)}")
+        warn(console, f"data.val: not measured, as no class of the model: {', '.join(exam.ignored)}")
     if count := samples.leave_out((store, str(row["file_name"])) for store, row in exam.images):
-        _warn(console, f"{count:,} images of data.train are in data.val as well and not learned from")
+        warn(console, f"{count:,} images of data.train are in data.val as well and not learned from")
     return exam
-
-
-def _warn(console: Console, text: str) -> None:
-    console.print(escape(one_line(text)), style="yellow", highlight=False, soft_wrap=True)
-    structured.event("warning", logging.WARNING, message=text)
 
 
 def learn(
@@ -131,8 +126,8 @@ def learn(
     `stopping` is asked after each step: where any process is told to stop, all do, with a checkpoint of it.
     Images that cannot be used are left out. All that are measured on are looked at before the first step.
 
-    Raises Halted then, or Interrupted where somebody asked for a cancel; FloatingPointError when training
-    diverges, TooManyBad, and what reading images and writing the output raise.
+    Raises Halted then; FloatingPointError when training diverges, TooManyBad, and what reading images and
+    writing the output raise.
     """
     torch.set_num_threads(spec.workers.cpus if spec.workers else spec.threads)
     store = Store.open(spec.output.uri, options_of(spec.output))
@@ -143,7 +138,6 @@ def learn(
         _put_held_truth(exam, store, console)
     judge = Judge(spec, store, exam, lineage, console)
     log = TrainLog(spec, given.samples.classes, store, console)
-    attendance = Attendance(store, lambda: log.said)
     keeper = _Keeper(spec, store, judge, log, bad)
     keeper.resume(training, given.samples, console)
     order = Order(given.samples.counts, tuple(s.weight for s in spec.data.train), spec.seed)
@@ -161,13 +155,12 @@ def learn(
 
     def stepped(step: int, terms: dict[str, float]) -> None:
         log.step(step, terms)
-        cancel = attendance.asked_to_end()
-        if step < spec.training.steps and parallel.any_of(stopping() or cancel, given.model.device):
+        if step < spec.training.steps and parallel.any_of(stopping(), given.model.device):
             _share(bad, training.model.device)
             keeper.put(training)
-            raise cancelled(store) if cancel else Halted(f"step {step:,}")
+            raise Halted(f"step {step:,}")
 
-    with attendance if parallel.rank() == 0 else nullcontext():
+    with attendance(store, lambda: log.said) if parallel.rank() == 0 else nullcontext():
         fit(training, training.criterion, batches, spec.training, stepped, keeper)
         if parallel.rank() == 0:
             worse = len(given.exam.images) - len(exam.images)
@@ -177,7 +170,7 @@ def learn(
 
 def _looked_at(spec: TrainSpec, given: Material, console: Console) -> tuple[Exam, BadImages]:
     """What can be measured on; and, of the images learned from, those that are found to be bad: none yet."""
-    tell = partial(_warn, console)
+    tell = partial(warn, console)
     bad, bad_exam = (
         BadImages(name, images, spec.data.max_bad, tell)
         for name, images in (
@@ -193,7 +186,7 @@ def _looked_at(spec: TrainSpec, given: Material, console: Console) -> tuple[Exam
 def _put_held_truth(exam: Exam, output: Store, console: Console) -> None:
     root = put_held_truth(exam, output)
     if root is None:
-        _warn(console, f"no {HELD_KEY} is written: the sources' images lie below no common folder or prefix")
+        warn(console, f"no {HELD_KEY} is written: the sources' images lie below no common folder or prefix")
     else:
         text = f"what is measured on is in {output.join(HELD_KEY)}; its images start at {root}"
         console.print(escape(one_line(text)), highlight=False, soft_wrap=True)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from jobs.errors import ExitCode, Interrupted
+from jobs.beside import CANCEL_SECONDS, hear, repeated
 from jobs.progress import duration
 from jobs.stopping import Stop
 from pipeline.signs import AGAIN, PATIENCE, Stall, StallWatch, read_signs
-from pipeline.stopping import cancel_requested
 from pipeline.storage import Store, StoreError
 
-CANCEL_SECONDS = 5.0
-"""Between two looks for a request to cancel."""
 SIGNS_SECONDS = 30.0
 """Between two looks at the workers' signs: one request a worker."""
 
@@ -43,37 +39,29 @@ class Lookout:
         self._done: set[str] = set()
         self._heard = self._looked = time.monotonic()
         self._again = patience
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lookout", daemon=True)
+        self._thread = repeated(self._look, min(CANCEL_SECONDS, patience), "lookout")
 
     def __enter__(self) -> Self:
         """Begin to look."""
         with suppress(StoreError):
             self._watch.look(read_signs(self._store), time.monotonic())
-        self._thread.start()
+        self._thread.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End; a request that is under way is not waited for."""
-        self._ended.set()
+        self._thread.__exit__(kind, error, trace)
 
     def ended(self, shard: str) -> None:
         """Note that a shard's result came."""
         self._done.add(shard)
         self._heard, self._again = time.monotonic(), self._patience
 
-    def _run(self) -> None:
-        while not self._ended.wait(min(CANCEL_SECONDS, self._patience)):
-            # A store that does not answer now is its workers' trouble, and told by them.
-            with suppress(StoreError):
-                self._look(time.monotonic())
-
-    def _look(self, now: float) -> None:
-        if not self._stop() and cancel_requested(self._asked) is not None:
-            message = f"cancelled on request; {self._stop.remedy}"
-            self._stop.ask(Interrupted(message, ExitCode.CANCELLED))
+    def _look(self) -> None:
+        now = time.monotonic()
+        if hear(self._asked, self._stop):
             self._tell("a cancel was requested: no shard is begun any more, those in work are committed")
         if now - self._looked >= min(SIGNS_SECONDS, self._patience):
             self._looked = now

@@ -11,6 +11,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
+from jobs.errors import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -59,6 +61,12 @@ def event(name: str, level: int = logging.INFO, /, **fields: object) -> None:
     """Tell of something; the fields are plain values."""
     if is_on():
         _log.log(level, name, extra={"event": name, "fields": fields})
+
+
+def warn(console: Console, text: str) -> None:
+    """Tell of what a person should know, in one line of the console and as an event."""
+    console.print(one_line(text), style="yellow", highlight=False, markup=False, soft_wrap=True)
+    event("warning", logging.WARNING, message=text)
 
 
 def relay(text: str) -> None:

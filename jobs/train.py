@@ -17,7 +17,7 @@ from rich.markup import escape
 from condinst import weights
 from condinst.finetune import Taken
 from jobs import structured
-from jobs.attendance import Ear
+from jobs.attendance import hearing, unattended
 from jobs.errors import Incomplete, JobError, one_line
 from jobs.learn import Halted, Material, learn, material
 from jobs.limits import Limits
@@ -78,13 +78,14 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
 
 def _train(spec: TrainSpec, given: Material, store: Store, limits: Limits, console: Console) -> None:
     stop = Stop(f"{spec.output.uri} keeps its last checkpoint: run the same command again to go on from it")
+    listening = hearing(store, stop, partial(structured.warn, console))
     try:
         if spec.workers is None:
-            with stop_on_signals(stop), limits.watch(stop, float(spec.device == "cuda")):
+            with stop_on_signals(stop), limits.watch(stop, float(spec.device == "cuda")), listening:
                 learn(spec, given, console, stop)
         else:
-            with limits.watch(stop, spec.workers.count * spec.workers.gpus):
-                _with_workers(spec, spec.workers, given, store, stop, console)
+            with limits.watch(stop, spec.workers.count * spec.workers.gpus), listening:
+                _with_workers(spec, spec.workers, given, stop, console)
     except Halted:
         stop.raise_if_set()
         raise
@@ -98,7 +99,6 @@ def _with_workers(
     spec: TrainSpec,
     workers: TrainWorkersSection,
     given: Material,
-    store: Store,
     stop: Stop,
     console: Console,
 ) -> None:
@@ -118,7 +118,7 @@ def _with_workers(
         say,
         stop=stop,
         watching=lambda: stop_on_signals(stop),
-        look=Ear(store),
+        look=unattended(stop),
     )
 
 

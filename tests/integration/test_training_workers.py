@@ -157,7 +157,7 @@ def test_a_lost_node_leaves_a_smaller_group_that_goes_on(
 
 
 def test_a_cancel_ends_all_workers_with_the_state_kept(scenes: Path, tmp_path: Path) -> None:
-    """The first worker hears it; the others wait for that one in the next step, and are ended with it."""
+    """The driver hears it and tells the workers, which end after one and the same step."""
     output = str(tmp_path / "out")
 
     def ask() -> None:

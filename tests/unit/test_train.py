@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
-import pickle
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +22,7 @@ import condinst
 from condinst import weightsfile
 from condinst.config import ModelConfig
 from condinst.evaluate import evaluate
-from jobs import cli, structured
-from jobs.attendance import Attendance, cancelled
+from jobs import attendance, cli, structured
 from jobs.board import Board
 from jobs.cancel import cancel_job
 from jobs.check import load_text
@@ -34,6 +33,7 @@ from jobs.judge import Judge
 from jobs.learn import material
 from jobs.scenes import CATEGORIES
 from jobs.scenes.dataset import write_dataset
+from jobs.stopping import Stop
 from jobs.train import _group, train_job
 from jobs.train_files import JOB_KEY, read_log
 from jobs.train_log import TrainLog
@@ -45,7 +45,6 @@ from pipeline.badimages import TooManyBad
 from pipeline.checkpoints import CheckpointError, Checkpoints
 from pipeline.models import Models
 from pipeline.samples import SampleError, Samples, SampleSource, held_out
-from pipeline.stopping import cancel_requested
 from pipeline.storage import Store, StoreOptions
 from pipeline.trainer import recurs
 from tests.tiny import CLASSES, tiny_weights
@@ -246,18 +245,25 @@ def test_a_cancelled_training_keeps_its_step_and_ends_with_the_same_weights(
     whole, halved = (spec_of(scenes, tmp_path / name) for name in ("whole", "halved"))
     run(whole)
     store = Store.open(str(tmp_path / "halved"))
-    told = TrainLog.step
+    told, hear, heard = TrainLog.step, attendance.hear, threading.Event()
 
     def asked(self: TrainLog, at: int, terms: dict[str, float]) -> None:
         told(self, at, terms)
         if at == step:
             cancel_job(store.uri, StoreOptions(), Console(quiet=True))
+            assert heard.wait(60)
+
+    def hearing(store: Store, stop: Stop, *, patient: bool) -> bool:
+        if hear(store, stop, patient=patient):
+            heard.set()
+        return heard.is_set()
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainLog, "step", asked)
-        patch.setattr(Attendance, "asked_to_end", lambda _: cancel_requested(store) is not None)
+        patch.setattr(attendance, "hear", hearing)
+        patch.setattr(attendance, "CANCEL_SECONDS", 0.02)
         with pytest.raises(
-            Interrupted, match=r"cancelled on request; .*halved keeps the last checkpoint"
+            Interrupted, match=r"cancelled on request; .*halved keeps its last checkpoint"
         ) as caught:
             run(halved)
     assert caught.value.code == ExitCode.CANCELLED
@@ -270,12 +276,6 @@ def test_a_cancelled_training_keeps_its_step_and_ends_with_the_same_weights(
     assert (seen.state, seen.cancel_requested, len(seen.measured)) == ("complete", None, 2)
     a, b = (weightsfile.digest(tmp_path / name / "last.safetensors") for name in ("whole", "halved"))
     assert a == b
-
-
-def test_a_workers_interruption_keeps_its_exit_code_on_its_way() -> None:
-    there = pickle.loads(pickle.dumps(cancelled(Store.open("/out"))))
-    assert (str(there), there.code) == (str(cancelled(Store.open("/out"))), ExitCode.CANCELLED)
-    assert recurs(there)
 
 
 def losses_of(output: Path) -> list[dict[str, float]]:

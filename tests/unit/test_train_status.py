@@ -8,17 +8,19 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from jobs import attendance
-from jobs.attendance import Attendance, Ear
+from jobs import attendance, stopping
+from jobs.attendance import unattended
 from jobs.cancel import cancel_job
 from jobs.cli import app
 from jobs.errors import ExitCode, Interrupted, JobError, Refused
 from jobs.status import show_status
+from jobs.stopping import Stop
 from jobs.target import no_job
 from jobs.top import show_top
 from jobs.train_files import SIGN_KEY
@@ -231,23 +233,35 @@ def test_one_that_is_done_is_not_cancelled(store: Store) -> None:
     assert cancel_requested(store) is None
 
 
-def test_one_at_work_gives_signs_hears_a_request_and_takes_its_sign_away(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attendance, "CANCEL_SECONDS", 0.02)
+def test_one_at_work_gives_signs_and_takes_them_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attendance, "INTERVAL", 0.02)
     step = {"step": 1}
-    with Attendance(store, lambda: step) as beside:
+    with attendance.attendance(store, lambda: step):
         until(lambda: (seen := look(store)) is not None and (seen.state, seen.step) == ("running", 1))
         step["step"] = 7
         until(lambda: (seen := look(store)) is not None and seen.step == 7)
-        assert not beside.asked_to_end()
-        request_cancel(store)
-        until(beside.asked_to_end)
     seen = look(store)
     assert seen is not None
     assert seen.last_sign is None
     assert not any(thread.name == "attendance" for thread in threading.enumerate())
+
+
+def test_a_driver_hears_a_request_which_leaves_the_step_its_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attendance, "CANCEL_SECONDS", 0.02)
+    stop, told, alarm = Stop("the same command goes on"), Mock(), Mock()
+    monkeypatch.setattr(stopping.signal, "alarm", alarm)
+    with attendance.hearing(store, stop, told):
+        time.sleep(0.1)
+        assert not stop()
+        request_cancel(store)
+        until(stop)
+    alarm.assert_not_called()
+    told.assert_called_once()
+    with pytest.raises(Interrupted, match="cancelled on request; the same command goes on") as raised:
+        stop.raise_if_set()
+    assert raised.value.code == ExitCode.CANCELLED
 
 
 def until(condition: Any) -> None:
@@ -257,10 +271,11 @@ def until(condition: Any) -> None:
         time.sleep(0.02)
 
 
-def test_a_driver_hears_a_request_only_while_no_worker_is_there(store: Store) -> None:
-    request_cancel(store)
-    hears = Ear(store)
-    hears(4.0)
-    with pytest.raises(Interrupted, match="cancelled on request") as told:
-        hears(40.0)
-    assert told.value.code == ExitCode.CANCELLED
+def test_a_driver_ends_by_itself_only_what_no_worker_is_there_to_end() -> None:
+    stop = Stop("the same command goes on")
+    look_after = unattended(stop)
+    look_after(40.0)
+    stop.ask(Interrupted("cancelled", ExitCode.CANCELLED), patient=True)
+    look_after(4.0)
+    with pytest.raises(Interrupted, match="cancelled"):
+        look_after(40.0)
