@@ -73,9 +73,8 @@ def _open(uri: str, options: StoreOptions) -> Run:
 
 
 def _threshold(run: Run) -> float:
-    settings = run.job.get("settings")
-    detect = settings.get("detect", {}) if isinstance(settings, dict) else {}
-    return float(detect.get("score_threshold", 0.0))
+    least = run.job.get("least_score", 0.0)
+    return float(least) if isinstance(least, int | float) else 0.0
 
 
 @dataclass(frozen=True)

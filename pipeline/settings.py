@@ -47,6 +47,8 @@ class SegmentSettings:
     """Whether the model's convolutions are compiled, a padded size at a time."""
     detect: Mapping[str, object] = field(default_factory=dict)
     """Overrides of the model's `DetectConfig`, by field."""
+    least_score: float = 0.0
+    """That a row can have, by `detect` or else by the weights: for who compares runs."""
     batch_images: int = BATCH_IMAGES
     """Most images in one batch; 0 as long as it is to be found (`pipeline.batchsize`)."""
     batch_pixels: int = BATCH_PIXELS
@@ -127,6 +129,7 @@ class SegmentSettings:
         return {
             "fingerprint": self.fingerprint(),
             "model_digest": self.model_digest,
+            "least_score": self.least_score,
             "settings": self.row_settings(),
         }
 
