@@ -78,7 +78,8 @@ def _level_candidates(
     chosen = ((measure > config.candidate_threshold) & (scores > threshold)).flatten().nonzero().squeeze(1)
     if len(chosen) > config.pre_nms_top_k:
         rank = product if config.rank_on == "product" else by_class
-        chosen = _top(chosen, chosen // (h * w * num_classes), rank.flatten()[chosen], config.pre_nms_top_k)
+        image = chosen // (h * w * num_classes)
+        chosen = chosen[top(image, images, rank.flatten()[chosen], config.pre_nms_top_k)]
     place = chosen // num_classes
     image, index = place // (h * w), place % (h * w)
     positions = locations(h, w, STRIDES[level], logits.device)[index]
@@ -95,10 +96,22 @@ def _level_candidates(
     )
 
 
-def _top(chosen: Tensor, image: Tensor, rank: Tensor, count: int) -> Tensor:
-    """Of sorted candidates the `count` of each image that rank highest, sorted."""
-    order = _by_image(image, rank)
-    return chosen[order[_places(image[order]) < count]].sort().values
+def top(image: Tensor, images: int, rank: Tensor, count: int) -> Tensor:
+    """(n,) bool: which candidates are among the `count` of their image that rank highest.
+
+    `image`: (n,) int64, sorted; `rank`: (n,), not negative. Of equal ones at the end the first are taken.
+    """
+    held = torch.bincount(image, minlength=images)
+    longest = int(held.max())
+    if longest <= count:
+        return torch.ones_like(image, dtype=torch.bool)
+    place = image, torch.arange(len(image), device=image.device) - (held.cumsum(0) - held)[image]
+    row = rank.new_full((images, longest), -1)
+    row[place] = rank
+    last = row.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
+    above, equal = row > last, row == last
+    keep = above | equal & (equal.cumsum(1) <= count - above.sum(1, keepdim=True))
+    return keep[place]
 
 
 def _by_image(image: Tensor, rank: Tensor) -> Tensor:

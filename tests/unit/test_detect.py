@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condinst.config import DetectConfig
-from condinst.detect import box_iou, clip_boxes, detect, edges, nms
+from condinst.detect import box_iou, clip_boxes, detect, edges, nms, top
 from condinst.head import HeadOutput, locations
 
 
@@ -144,3 +144,17 @@ def test_the_papers_threshold_is_on_candidates_and_the_jobs_on_scores() -> None:
     ours = detect(output, [(64, 64)], every.model_copy(update={"score_threshold": 0.3})).scores
     assert torch.equal(ours, scores[scores > 0.3])
     assert len(ours) > len(papers) > 0
+
+
+@given(
+    ranks=st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75]), max_size=9), min_size=1, max_size=4),
+    count=st.integers(1, 10),
+)
+def test_the_best_of_each_image_are_chosen_and_of_equal_ones_the_first(
+    ranks: list[list[float]], count: int
+) -> None:
+    image = torch.tensor([n for n, own in enumerate(ranks) for _ in own], dtype=torch.int64)
+    kept = top(image, len(ranks), torch.tensor([r for own in ranks for r in own]), count)
+    for number, own in enumerate(ranks):
+        best = sorted(range(len(own)), key=lambda at: (-own[at], at))[:count]
+        assert kept[image == number].nonzero().squeeze(1).tolist() == sorted(best)
