@@ -1,14 +1,17 @@
 """Status and resume at 100,000 committed shards on the local disk, records folded and not.
 
-`python -m tests.bench.committed` runs it alone. Records are as a worker writes them; the plan's own file is
+`python -m tests.bench.committed` runs it alone; with `--s3` the output lies on an S3 server, and it is
+requests to it that are counted, records folded. Records are as a worker writes them; the plan's own file is
 not there, as nothing reads it.
 """
 
+import argparse
 import io
 import json
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -22,24 +25,27 @@ from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, load_plans
 from pipeline.plan import PlanFile, plan_bytes, plan_key
 from pipeline.storage import Store, StoreOptions
+from tests.bench.s3 import s3_server
 
 SHARDS = 100_000
 IMAGES = 1000
 """In a shard."""
 
 
-def output(folder: Path, shards: int) -> Store:
-    """An output whose shards are all committed but one."""
-    store = Store.open(str(folder))
+def output(store: Store, shards: int) -> None:
+    """Make it an output whose shards are all committed but one."""
     Ledger(store).claim({"name": "scale", "fingerprint": "f" * 64, "settings": {}})
     file = PlanFile("_plans/0/manifest-00000.parquet", shards * IMAGES, "0" * 64, shards, 1)
     plan = Plan(0, "0" * 16, (file,), shards * IMAGES, IMAGES, shards, shards * IMAGES * 100_000)
     store.put(plan_key(0), plan_bytes(plan))
-    (folder / "commits").mkdir()
-    for number, shard in enumerate(plan.shard_ids()):
+
+    def put(numbered: tuple[int, str]) -> None:
+        number, shard = numbered
         if number < shards - 1:
-            (folder / commit_key(shard)).write_text(_record(number, shard).to_json())
-    return store
+            store.put(commit_key(shard), _record(number, shard).to_json().encode())
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(put, enumerate(plan.shard_ids())))
 
 
 def _record(number: int, shard: str) -> Commit:
@@ -80,7 +86,8 @@ def measure(shards: int = SHARDS) -> dict[str, float]:
     """Seconds of status and resume, before and after folding, and of folding itself."""
     found: dict[str, float] = {"shards": shards}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        store = output(Path(name) / "out", shards)
+        store = Store.open(str(Path(name) / "out"))
+        output(store, shards)
         for case in ("unfolded", "folded"):
             console = Console(file=io.StringIO())
             found[f"status_{case}_s"] = timed(partial(show_status, store.uri, StoreOptions(), console))
@@ -94,5 +101,35 @@ def measure(shards: int = SHARDS) -> dict[str, float]:
     return found
 
 
+def count_requests(shards: int) -> dict[str, object]:
+    """Requests of status and resume on S3, beside the records that are not folded."""
+    with tempfile.NamedTemporaryFile() as log, s3_server(log) as bucket:  # type: ignore[arg-type]
+        store = Store.open(f"{bucket}/out")
+        output(store, shards)
+        folded = Ledger(store).fold()
+        found: dict[str, object] = {"shards": shards, "unfolded": shards - 1 - folded}
+        cases = {
+            "status": partial(show_status, store.uri, StoreOptions(), Console(file=io.StringIO())),
+            "resume": partial(resume, store),
+        }
+        for case, work in cases.items():
+            before = _lines(log.name)
+            found[f"{case}_s"] = timed(work)
+            found[f"{case}_requests"] = _lines(log.name) - before
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def _lines(path: str) -> int:
+    return len(Path(path).read_bytes().splitlines())
+
+
 if __name__ == "__main__":
-    measure()
+    options = argparse.ArgumentParser()
+    options.add_argument("--s3", action="store_true")
+    options.add_argument("--shards", type=int, default=SHARDS)
+    given = options.parse_args()
+    if given.s3:
+        count_requests(given.shards)
+    else:
+        measure(given.shards)
