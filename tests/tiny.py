@@ -12,6 +12,7 @@ from PIL import Image
 
 from condinst.config import (
     BackboneConfig,
+    DetectConfig,
     FixedScale,
     FpnConfig,
     HeadConfig,
@@ -23,6 +24,8 @@ from condinst.model import CondInst
 from condinst.weights import save
 
 CLASSES = ("plant", "stone", "roof")
+INSTANCES = 12
+"""Of an image, at most: a report draws them all, large on pictures that are small."""
 
 
 def tiny_model(seed: int = 0) -> CondInst:
@@ -35,6 +38,7 @@ def tiny_model(seed: int = 0) -> CondInst:
         head=HeadConfig(num_convs=1, groups=4),
         mask=MaskConfig(branch_channels=8, branch_convs=1, features=4, head_channels=4),
         input=InputConfig(resize=FixedScale(scale=1.0)),
+        detect=DetectConfig(max_instances=INSTANCES),
     )
     model = CondInst(config)
     for name in ("logits", "quality", "controller", "distances"):
