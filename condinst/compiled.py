@@ -1,14 +1,17 @@
 """`torch.compile` of a model's convolutions: once for each padded size, for any number of images.
 
-The head's outputs are those of the convolutions uncompiled but for rounding (docs/benchmarks.md), and the
-same whatever was compiled before.
+Outputs are those uncompiled but for rounding (docs/benchmarks.md). On a processor they are the same to the
+last bit whatever was compiled before; on a GPU how many images a size was first met with may move them by
+rounding, as torch chooses by that how to add up.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
 from collections.abc import Callable
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +21,8 @@ T = TypeVar("T")
 
 MOST_GRAPHS = 10_000
 """That a process keeps, two a padded size; torch's own limit is 8, after which it compiles no more."""
+OPTIONS: dict[str, Any] = {"deterministic": True}
+"""Of inductor: kernels are not chosen by how long they took."""
 
 
 class CompileError(Exception):
@@ -28,21 +33,21 @@ class Compiled(Generic[P, T]):
     """A function of tensors whose first dimension is a batch's, compiled where its inputs are of a new size.
 
     A batch of one image has a graph of its own, all others share one. What does not compile is computed as it
-    is, with a warning, so that what a compiler cannot do costs time alone.
+    is, with a warning, so that what a compiler cannot do costs time alone. May be called in any thread.
     """
 
     def __init__(self, function: Callable[P, T], device: torch.device) -> None:
         """Raises CompileError where not even a sum compiles on `device`."""
-        import torch._dynamo  # takes a second to import, which only those who compile are to wait for
+        # Inductor would start a process for each of the machine's cores, of which a container may have few.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(torch.get_num_threads()))
+        from torch import _dynamo  # takes a second to import, which only those who compile are to wait for
 
-        torch._dynamo.config.recompile_limit = MOST_GRAPHS
-        torch._dynamo.config.accumulated_recompile_limit = MOST_GRAPHS
-        self._errors = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
-        self._mark = torch._dynamo.mark_dynamic
+        self._dynamo = _dynamo
         self._check(device)
         self._function = function
-        self._compiled = torch.compile(function, dynamic=False, fullgraph=True)
+        self._compiled = torch.compile(function, dynamic=False, fullgraph=True, options=OPTIONS)
         self._refused: set[tuple[torch.Size, ...]] = set()
+        self._thread = threading.local()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """What the function returns."""
@@ -50,20 +55,34 @@ class Compiled(Generic[P, T]):
         sizes = tuple(each.shape[1:] for each in tensors)
         if sizes in self._refused:
             return self._function(*args, **kwargs)
+        self._lift_limits()
         for each in tensors:
             if len(each) > 1:
-                self._mark(each, 0)
+                self._dynamo.mark_dynamic(each, 0)
         try:
             return self._compiled(*args, **kwargs)
-        except self._errors as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (
+            Exception
+        ) as error:  # of many types; where the compiler is not to blame, it is raised again here
+            result = self._function(*args, **kwargs)
             self._refused.add(sizes)
             warnings.warn(f"not compiled, which costs time alone: {_first_line(error)}", stacklevel=2)
-            return self._function(*args, **kwargs)
+            return result
 
-    def _check(self, device: torch.device) -> None:
+    def _lift_limits(self) -> None:
+        """Torch keeps its settings by thread."""
+        if not getattr(self._thread, "lifted", False):
+            self._dynamo.config.recompile_limit = MOST_GRAPHS
+            self._dynamo.config.accumulated_recompile_limit = MOST_GRAPHS
+            self._thread.lifted = True
+
+    @staticmethod
+    def _check(device: torch.device) -> None:
         try:
-            torch.compile(torch.relu, dynamic=False)(torch.ones(8, device=device))
-        except self._errors as error:
+            torch.compile(torch.relu, dynamic=False, options=OPTIONS)(torch.ones(8, device=device))
+        except Exception as error:
             raise CompileError(
                 "compile: true needs a C++ compiler where workers run, and on a GPU Triton: "
                 f"{_first_line(error)}. Install one (Debian: g++), or set `compile: false`"
@@ -71,4 +90,5 @@ class Compiled(Generic[P, T]):
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    cause = getattr(error, "inner_exception", error)
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__

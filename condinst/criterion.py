@@ -284,14 +284,8 @@ def _instance_logits(model: CondInst, dense: DenseOutput, chosen: Assignment) ->
     chosen = chosen.select(torch.sort(chosen.image, stable=True).indices)
     parameters = model.head.generate(dense.head.tower, chosen.image, chosen.level, chosen.index)
     scales = parameters.new_tensor(model.config.mask.sizes_of_interest)[chosen.level]
-    parts = []
-    for image in range(len(dense.mask_features)):
-        own = chosen.image == image
-        if own.any():
-            features = dense.mask_features[image]
-            parts.append(
-                conditional_masks(
-                    features, parameters[own], chosen.positions[own], scales[own], model.config.mask
-                )
-            )
-    return chosen, torch.cat(parts)
+    counts = torch.bincount(chosen.image, minlength=len(dense.mask_features)).tolist()
+    logits = conditional_masks(
+        dense.mask_features, counts, parameters, chosen.positions, scales, model.config.mask
+    )
+    return chosen, logits

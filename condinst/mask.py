@@ -4,6 +4,7 @@ Segmentation", ECCV 2020)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -81,20 +82,28 @@ def split_parameters(parameters: Tensor, config: MaskConfig) -> tuple[list[Tenso
 
 
 def conditional_masks(
-    features: Tensor, parameters: Tensor, positions: Tensor, scales: Tensor, config: MaskConfig
+    features: Tensor,
+    counts: Sequence[int],
+    parameters: Tensor,
+    positions: Tensor,
+    scales: Tensor,
+    config: MaskConfig,
 ) -> Tensor:
     """Each instance's own network on its image's mask features.
 
-    features (features, h, w) of ONE image at stride 8; parameters (n, num_parameters); positions (n, 2)
-    x, y of the instances' locations and scales (n,) their sizes of interest, network input pixels.
-    Returns (n, 2h, 2w) float32 mask logits at stride 4. Instances go through in chunks of bounded memory.
+    features (N, features, h, w) at stride 8; `counts`: how many of the n instances are each image's, one
+    image's after another's; parameters (n, num_parameters); positions (n, 2) x, y of the instances' locations
+    and scales (n,) their sizes of interest, network input pixels. Returns (n, 2h, 2w) float32 mask logits at
+    stride 4. Instances go through in chunks of bounded memory, whatever images they are of.
     """
-    h, w = features.shape[1:]
+    h, w = features.shape[2:]
     chunk = max(1, _CHUNK_ELEMENTS // (config.head_channels * h * w))
-    basis = _basis(features)
+    basis, starts = _basis(features), range(0, len(parameters), chunk)
     parts = [
-        _conditional_chunk(basis, p, xy, s, config)
-        for p, xy, s in zip(parameters.split(chunk), positions.split(chunk), scales.split(chunk), strict=True)
+        _conditional_chunk(basis, _spans(counts, start, start + chunk), p, xy, s, config)
+        for start, p, xy, s in zip(
+            starts, parameters.split(chunk), positions.split(chunk), scales.split(chunk), strict=False
+        )
     ]
     if not parts:
         return features.new_zeros(0, 2 * h, 2 * w)
@@ -102,29 +111,48 @@ def conditional_masks(
     return aligned_bilinear(logits.view(-1, 1, h, w), _FEATURE_STRIDE // MASK_STRIDE).squeeze(1)
 
 
+def _spans(counts: Sequence[int], start: int, stop: int) -> list[tuple[int, int]]:
+    """Images of the instances from `start` on to `stop`, each with how many of these are its own."""
+    spans, first = [], 0
+    for image, count in enumerate(counts):
+        own = min(first + count, stop) - max(first, start)
+        if own > 0:
+            spans.append((image, own))
+        first += count
+    return spans
+
+
 def _basis(features: Tensor) -> Tensor:
-    """(2 + features, h * w): pixel x, pixel y, mask features; what every first layer is linear in."""
-    h, w = features.shape[1:]
+    """(N, 2 + features, h * w): pixel x, pixel y, mask features; what every first layer is linear in."""
+    n, _, h, w = features.shape
     half = _FEATURE_STRIDE // 2
     x = torch.arange(w, device=features.device, dtype=features.dtype) * _FEATURE_STRIDE + half
     y = torch.arange(h, device=features.device, dtype=features.dtype) * _FEATURE_STRIDE + half
-    return torch.cat((x.expand(h, w)[None], y[:, None].expand(h, w)[None], features)).flatten(1)
+    return torch.cat((x.expand(n, 1, h, w), y[:, None].expand(n, 1, h, w), features), dim=1).flatten(2)
 
 
 def _conditional_chunk(
-    basis: Tensor, parameters: Tensor, positions: Tensor, scales: Tensor, config: MaskConfig
+    basis: Tensor,
+    spans: Sequence[tuple[int, int]],
+    parameters: Tensor,
+    positions: Tensor,
+    scales: Tensor,
+    config: MaskConfig,
 ) -> Tensor:
     """(n, h * w) logits before upsampling.
 
     The first layer sees (position - pixel) / scale, which is affine in the pixel: its weights on the pixel
-    are -w / scale and w * position / scale joins the bias. So all instances share one matrix of inputs.
+    are -w / scale and w * position / scale joins the bias. So an image's instances share a matrix of inputs.
     """
     weights, biases = split_parameters(parameters, config)
     coordinate = weights[0][:, :, :2] / scales[:, None, None]
     first = torch.cat((-coordinate, weights[0][:, :, 2:]), dim=2)
     bias = biases[0] + (coordinate * positions[:, None, :]).sum(2)
     n, out, inp = first.shape
-    x = torch.addmm(bias.reshape(n * out, 1), first.reshape(n * out, inp), basis).view(n, out, -1)
+    own = [out * count for _, count in spans]
+    layers = zip(spans, bias.reshape(-1, 1).split(own), first.reshape(-1, inp).split(own), strict=True)
+    found = [torch.addmm(b, weight, basis[image]) for (image, _), b, weight in layers]
+    x = (torch.cat(found) if len(found) > 1 else found[0]).view(n, out, -1)
     for weight, b in zip(weights[1:], biases[1:], strict=True):
         x = torch.baddbmm(b[:, :, None], weight, F.relu(x))
     return x.squeeze(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from condinst.instances import Instances, RleMasks
 from condinst.mask import MASK_STRIDE, MaskBranch, conditional_masks
 from condinst.masks import MaskChanges, mask_changes
 from condinst.preprocess import Prepared, Stacked, prepare, to_batch
-from condinst.transfer import Copies, constant, table
+from condinst.transfer import Copies, constant, onto, table
 
 _MASK_CHUNK_PIXELS = 32_000_000
 
@@ -194,7 +195,7 @@ class CondInst(nn.Module):
         given = [item.norms for item in batch if item.norms is not None]
         if given and len(given) != len(batch):
             raise ValueError("a batch must have statistics for all of its images, or for none")
-        return torch.from_numpy(np.stack(given)).to(self.device) if given else None
+        return onto(torch.from_numpy(np.stack(given)), self.device) if given else None
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], detect_config: DetectConfig | None = None
@@ -218,10 +219,15 @@ class CondInst(nn.Module):
         """Each detection's mask network: (n, num_parameters) float32."""
         return self.head.generate(head.tower, found.image, found.level, found.index)
 
-    def mask_logits(self, features: Tensor, parameters: Tensor, found: Detections) -> Tensor:
-        """(n, H / 4, W / 4) mask logits of one image's detections, from its own (features, h, w)."""
+    def mask_logits(
+        self, features: Tensor, counts: Sequence[int], parameters: Tensor, positions: Tensor, level: Tensor
+    ) -> Tensor:
+        """(n, H / 4, W / 4) mask logits of detections from their images' (N, features, h, w).
+
+        `counts` of them are each image's; `positions` and `level` as `Detections` has them.
+        """
         sizes = constant(tuple(map(float, self.config.mask.sizes_of_interest)), features.device)
-        return conditional_masks(features, parameters, found.positions, sizes[found.level], self.config.mask)
+        return conditional_masks(features, counts, parameters, positions, sizes[level], self.config.mask)
 
     def _masks(
         self,
@@ -242,16 +248,25 @@ class CondInst(nn.Module):
         chunks = []
         for (resized, size), images in alike.items():
             for chunk in _chunks(images, max(1, _MASK_CHUNK_PIXELS // pixels)):
-                parts = [(n, slice(rows.start, rows.stop)) for n, rows in chunk]
-                logits = torch.cat(
-                    [
-                        self.mask_logits(dense.mask_features[n], parameters[rows], found.select(rows))
-                        for n, rows in parts
-                    ]
+                rows = _rows([rows for _, rows in chunk], self.device)
+                first, last, held = chunk[0][0], chunk[-1][0], {n: len(rows) for n, rows in chunk}
+                logits = self.mask_logits(
+                    dense.mask_features[first : last + 1],
+                    [held.get(n, 0) for n in range(first, last + 1)],
+                    parameters[rows],
+                    found.positions[rows],
+                    found.level[rows],
                 )
                 pieces = [later(piece) for piece in mask_changes(logits, resized, size, threshold)]
-                chunks.append(_Chunk([(n, len(rows)) for n, rows in chunk], pieces))
+                chunks.append(_Chunk(list(held.items()), pieces))
         return chunks
+
+
+def _rows(parts: Sequence[range], device: torch.device) -> slice | Tensor:
+    """Rows of several ranges, as they are selected soonest."""
+    if all(one.stop == other.start for one, other in pairwise(parts)):
+        return slice(parts[0].start, parts[-1].stop)
+    return onto(torch.cat([torch.arange(part.start, part.stop) for part in parts]), device)
 
 
 def _on_data(

@@ -84,7 +84,7 @@ def room_for(free: float, peak: Peak) -> int:
 
 def _room(settings: SegmentSettings) -> tuple[int, int]:
     """Images of a batch, tried on this process's GPU, and the padded pixels of the one that was tried."""
-    model = load_model(settings)
+    model = load_model(replace(settings, compile=False))  # which changes little of what it holds
     size = PHOTOGRAPH if settings.tiling is None else (settings.tiling.size, settings.tiling.size)
     item = preparing(model, settings)(np.zeros((*size, 3), np.uint8), None)
     detect = crowded(detect_config(model, settings))

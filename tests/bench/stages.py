@@ -54,7 +54,7 @@ class Stages:
         }
 
     def _logits(self, features: Tensor, generated: Tensor, found: Detections) -> Tensor:
-        return self.model.mask_logits(features[0], generated, found)
+        return self.model.mask_logits(features, [INSTANCES], generated, found.positions, found.level)
 
 
 def gflop(run: Callable[[], object]) -> float:

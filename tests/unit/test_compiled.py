@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,34 @@ def test_one_graph_for_one_image_and_one_for_any_more_whatever_the_order() -> No
             assert torch.allclose(one, plain, atol=1e-6)
     given = compiled(batches[3, 32], torch.full((3,), 2.0))
     assert torch.allclose(given[1], smooth(batches[3, 32])[0] * 2, atol=1e-6)
+
+
+def test_a_thread_compiles_more_sizes_than_torch_would_by_itself() -> None:
+    """As a worker's does, which another thread has made the model for."""
+
+    def twice(x: Tensor) -> Tensor:
+        return x * 2
+
+    compiled, found = Compiled(twice, CPU), []
+
+    def run() -> None:
+        found.extend(bool((compiled(torch.ones(2, size)) == 2).all()) for size in range(4, 16))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert found == [True] * 12
+    assert counters["stats"]["unique_graphs"] == 1 + 12
+
+
+def test_errors_of_the_function_are_its_own() -> None:
+    def wrong(x: Tensor) -> Tensor:
+        raise ValueError("of its own")
+
+    with pytest.raises(ValueError, match="of its own"):
+        Compiled(wrong, CPU)(torch.ones(2, 4))
 
 
 def test_what_does_not_compile_is_computed_as_it_is_and_told_once() -> None:

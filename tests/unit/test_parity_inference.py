@@ -145,7 +145,10 @@ def test_parity_detections_and_mask_logits(cases: list[Case]) -> None:
             found = everything.select(everything.image == image)
             with torch.no_grad():
                 parameters = case.model.generate(dense.head, found)
-                logits = case.model.mask_logits(dense.mask_features[image], parameters, found)
+                counts = [len(found) if n == image else 0 for n in range(len(case.batch))]
+                logits = case.model.mask_logits(
+                    dense.mask_features, counts, parameters, found.positions, found.level
+                )
             for n, key in enumerate(our_keys(image, found)):
                 at = theirs[key]
                 ours.add(key)
