@@ -399,7 +399,8 @@ class SegmentSpec(JobSpec):
         description="Whether workers compile the model's convolutions (`torch.compile`): faster, after some "
         "seconds to a minute for each padded size of images that a worker first meets, so for long jobs of "
         "few sizes, tiled ones above all ([figures](benchmarks.md)). Needs a C++ compiler where workers "
-        "run, on GPUs Triton too; a size that does not compile is computed as it is.",
+        "run, on GPUs Triton too; a size that does not compile is computed as it is. On a GPU, what is done "
+        "anew may then differ by rounding.",
     )
 
     @model_validator(mode="after")
