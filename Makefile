@@ -9,9 +9,10 @@ CEPH := ceph-mon ceph-mgr ceph-osd radosgw ceph-common
 
 setup: $(STAMP)
 
+# Of what lies in thousands of files Python compiles what it first imports.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
 demo: setup
@@ -20,8 +21,9 @@ demo: setup
 demo-model: setup
 	$(BIN)/condinst demo-model
 
+# Three processes, where there are two cores: while one waits for what it has started, the others compute.
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST_ARGS)
 
 # Clusters of several processes, servers that are killed, whole loops: some minutes each, on a quiet machine.
 test-clusters: setup

@@ -50,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             head=HeadConfig(num_convs=1, groups=4),
             mask=MaskConfig(branch_channels=8, branch_convs=1),
             input=InputConfig(resize=ShortestEdge(size=128, longest=256)),
-            detect=DetectConfig(max_instances=30),
+            detect=DetectConfig(max_instances=10),
         )
     )
     torch.nn.init.normal_(net.head.logits.weight, std=1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 
 import pytest
 import torch
@@ -63,13 +62,4 @@ def test_the_graph_is_whole() -> None:
     model = tiny_model()
     x = torch.randn(2, 3, *SIZE)
     compiled = torch.compile(DensePart(model), backend="eager", fullgraph=True)
-    close(compiled(x), DensePart(model)(x))
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile builds with g++, which is not here")
-@torch.no_grad()
-def test_compiled_code_agrees() -> None:
-    model = tiny_model().optimize_for_inference()
-    x = torch.randn(2, 3, *SIZE)
-    compiled = torch.compile(DensePart(model), fullgraph=True)
     close(compiled(x), DensePart(model)(x))
