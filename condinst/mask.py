@@ -16,7 +16,8 @@ from condinst.config import MaskConfig
 MASK_STRIDE = 4
 """Network input pixels a mask logit."""
 _FEATURE_STRIDE = 8
-_CHUNK_ELEMENTS = 32_000_000
+_CHUNK_ELEMENTS, _GPU_CHUNK_ELEMENTS = 1 << 19, 1 << 25
+"""Of what an instance's layers hold, together: on a processor what its caches keep."""
 
 
 def aligned_bilinear(x: Tensor, factor: int) -> Tensor:
@@ -97,7 +98,8 @@ def conditional_masks(
     stride 4. Instances go through in chunks of bounded memory, whatever images they are of.
     """
     h, w = features.shape[2:]
-    chunk = max(1, _CHUNK_ELEMENTS // (config.head_channels * h * w))
+    most = _GPU_CHUNK_ELEMENTS if features.is_cuda else _CHUNK_ELEMENTS
+    chunk = max(1, most // (config.head_channels * h * w))
     basis, starts = _basis(features), range(0, len(parameters), chunk)
     parts = [
         _conditional_chunk(basis, _spans(counts, start, start + chunk), p, xy, s, config)
