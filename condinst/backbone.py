@@ -67,8 +67,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inp, H, W) to (N, width, H / stride, W / stride)."""
-        out = self.conv2(F.relu(self.conv1(x)))
-        return F.relu(out + (x if self.shortcut is None else self.shortcut(x)))
+        out = self.conv2(F.relu(self.conv1(x), inplace=True))
+        return _joined(out, x if self.shortcut is None else self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
@@ -85,8 +85,13 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inp, H, W) to (N, 4 * width, H / stride, W / stride)."""
-        out = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
-        return F.relu(out + (x if self.shortcut is None else self.shortcut(x)))
+        narrow = F.relu(self.conv2(F.relu(self.conv1(x), inplace=True)), inplace=True)
+        return _joined(self.conv3(narrow), x if self.shortcut is None else self.shortcut(x))
+
+
+def _joined(out: Tensor, shortcut: Tensor) -> Tensor:
+    """The end of a block, in the memory of `out`."""
+    return F.relu(out.add_(shortcut), inplace=True)
 
 
 class ResNet(nn.Module):
@@ -107,7 +112,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, 3, H, W) to C3, C4, C5 at strides 8, 16, 32."""
-        x = F.max_pool2d(F.relu(self.stem(x)), 3, 2, 1)
+        x = F.max_pool2d(F.relu(self.stem(x), inplace=True), 3, 2, 1)
         maps = []
         for stage in self.stages:
             x = stage(x)

@@ -38,7 +38,11 @@ def locations(height: int, width: int, stride: int, device: torch.device | str =
 def _tower(channels: int, convs: int, groups: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(convs):
-        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(groups, channels), nn.ReLU()]
+        layers += [
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(groups, channels),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers)
 
 
@@ -130,7 +134,7 @@ def _through(tower: nn.Sequential, x: Tensor, given: Tensor | None) -> Tensor:
         out: Tensor = tower(x)
         return out
     for number, (conv, norm) in enumerate(_layers(tower)):
-        x = F.relu(normed(conv(x), norm, given[:, number]))
+        x = F.relu(normed(conv(x), norm, given[:, number]), inplace=True)
     return x
 
 

@@ -51,11 +51,12 @@ class MaskBranch(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """[P3, P4, P5, ...] to (N, features, H / 8, W / 8) float32."""
-        x = F.relu(self.refine[0](levels[0]))
+        x = F.relu(self.refine[0](levels[0]), inplace=True)
         for number in (1, 2):
-            x = x + aligned_bilinear(F.relu(self.refine[number](levels[number])), 2**number)
+            coarse = F.relu(self.refine[number](levels[number]), inplace=True)
+            x = x + aligned_bilinear(coarse, 2**number)
         for layer in self.tower:
-            x = F.relu(layer(x))
+            x = F.relu(layer(x), inplace=True)
         out: Tensor = self.features(x)
         return out.float()
 
@@ -156,5 +157,5 @@ def _conditional_chunk(
     found = [torch.addmm(b, weight, basis[image]) for (image, _), b, weight in layers]
     x = (torch.cat(found) if len(found) > 1 else found[0]).view(n, out, -1)
     for weight, b in zip(weights[1:], biases[1:], strict=True):
-        x = torch.baddbmm(b[:, :, None], weight, F.relu(x))
+        x = torch.baddbmm(b[:, :, None], weight, F.relu(x, inplace=True))
     return x.squeeze(1)
