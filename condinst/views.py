@@ -43,10 +43,6 @@ class Views:
     sizes: Sequence[tuple[int, int]] | None = None
     """(height, width) of each example, where views lie or stand as these do (`AugmentConfig.aspect`)."""
 
-    def view(self, position: int, size: int) -> Example:
-        """The view at a position of which all examples may be: where views are squares of `size` pixels."""
-        return self._view(_Place(position, position, (size, size), self._lots.lots[0]))
-
     @cached_property
     def _lots(self) -> Lots:
         if self.augment.aspect > 1 and self.sizes is None:

@@ -396,11 +396,11 @@ class SegmentSpec(JobSpec):
     )
     compile: bool = Field(
         default=False,
-        description="Whether workers compile the model's convolutions (`torch.compile`): faster, after some "
-        "seconds to a minute for each padded size of images that a worker first meets, so for long jobs of "
-        "few sizes, tiled ones above all ([figures](benchmarks.md)). Needs a C++ compiler where workers "
-        "run, on GPUs Triton too; a size that does not compile is computed as it is. On a GPU, what is done "
-        "anew may then differ by rounding.",
+        description="Whether workers compile the model's convolutions (`torch.compile`), after some seconds "
+        "to a minute for each padded size of images that a worker first meets: for long jobs of few sizes on "
+        "GPUs, tiled ones above all; on processors it gains little ([figures](benchmarks.md)). Needs a C++ "
+        "compiler where workers run, on GPUs Triton too; a size that does not compile is computed as it is. "
+        "On a GPU, what is done anew may then differ by rounding.",
     )
 
     @model_validator(mode="after")

@@ -93,7 +93,8 @@ def test_the_next_of_the_order_stands_for_an_image_that_cannot_be_had() -> None:
         stands = next(order.item(p) for p in range(position, 99) if order.item(p) not in (1, 3))
         random = order.random(position)
         expected = view_of(example(stands), only.config, only.augment, random, (64, 64))
-        np.testing.assert_array_equal(only.view(position, 64).image, expected.image)
+        found = next(only.batches(1, first_step=position))
+        assert torch.equal(found.x, make_batch([expected], only.config, only.loss).x)
 
 
 def of_shape(number: int, height: int, width: int) -> Example:
@@ -138,7 +139,7 @@ def test_views_that_lie_or_stand_need_sizes() -> None:
 
 def test_where_no_image_can_be_had_there_is_no_view() -> None:
     with pytest.raises(LookupError, match="no example that can be had"):
-        views_of(lambda number: None).view(0, 64)
+        next(views_of(lambda number: None).batches(1))
 
 
 def test_boxinst_is_told_the_colours_of_its_own_views() -> None:
