@@ -16,6 +16,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from condinst.memory import lacks_memory
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -37,7 +39,7 @@ class Compiled(Generic[P, T]):
     """
 
     def __init__(self, function: Callable[P, T], device: torch.device) -> None:
-        """Raises CompileError where not even a sum compiles on `device`."""
+        """Raises CompileError where not even one operation compiles on `device`."""
         # Inductor would start a process for each of the machine's cores, of which a container may have few.
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(torch.get_num_threads()))
         from torch import _dynamo  # takes a second to import, which only those who compile are to wait for
@@ -61,12 +63,10 @@ class Compiled(Generic[P, T]):
                 self._dynamo.mark_dynamic(each, 0)
         try:
             return self._compiled(*args, **kwargs)
-        except torch.OutOfMemoryError:
-            raise
-        except (
-            Exception
-        ) as error:  # of many types; where the compiler is not to blame, it is raised again here
-            result = self._function(*args, **kwargs)
+        except Exception as error:  # of many types
+            if lacks_memory(error):
+                raise
+            result = self._function(*args, **kwargs)  # raises again what the compiler is not to blame for
             self._refused.add(sizes)
             warnings.warn(f"not compiled, which costs time alone: {_first_line(error)}", stacklevel=2)
             return result

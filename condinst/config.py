@@ -194,6 +194,15 @@ class DetectConfig(Part):
     mask_threshold: Annotated[float, Field(ge=0.001, le=0.999)] = 0.5
     """A pixel belongs to the mask if its probability exceeds it."""
 
+    def highest_threshold(self, names: Sequence[str]) -> float:
+        """The most that a score must exceed, of any class that is looked for. Raises as `thresholds`."""
+        own = self.thresholds(names)
+        highest = self.score_threshold if own is None else max((t for t in own if t <= 1), default=0.0)
+        if self.threshold_on != "product":
+            return highest
+        least = self.candidate_threshold
+        return max(highest, least**0.5 if self.score == "sqrt_product" else least)
+
     def thresholds(self, names: Sequence[str]) -> tuple[float, ...] | None:
         """What scores of each class must exceed, `names` being the model's; None where all are alike.
 

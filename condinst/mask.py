@@ -156,6 +156,7 @@ def _conditional_chunk(
     layers = zip(spans, bias.reshape(-1, 1).split(own), first.reshape(-1, inp).split(own), strict=True)
     found = [torch.addmm(b, weight, basis[image]) for (image, _), b, weight in layers]
     x = (torch.cat(found) if len(found) > 1 else found[0]).view(n, out, -1)
+    del found
     for weight, b in zip(weights[1:], biases[1:], strict=True):
         x = torch.baddbmm(b[:, :, None], weight, F.relu(x, inplace=True))
     return x.squeeze(1)

@@ -46,5 +46,6 @@ def hear(store: Store, stop: Stop, *, patient: bool = False) -> bool:
     """
     if stop() or cancel_requested(store) is None:
         return False
-    stop.ask(Interrupted(f"cancelled on request; {stop.remedy}", ExitCode.CANCELLED), patient=patient)
-    return True
+    reason = Interrupted(f"cancelled on request; {stop.remedy}", ExitCode.CANCELLED)
+    stop.ask(reason, patient=patient)
+    return stop.reason is reason

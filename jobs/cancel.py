@@ -55,7 +55,7 @@ def _cancel_training(store: Store, seen: TrainingLook, console: Console) -> None
         what = "cancel requested; the training gave no sign of late, one that is just starting will stop too"
     console.print(what, highlight=False)
     console.print(
-        f"within {CANCEL_SECONDS:.0f} s it ends after the step that it is at, or that follows a measurement, "
-        "and keeps its state; the next run clears the request",
+        f"it hears of it within some {2 * CANCEL_SECONDS:.0f} s, ends after the step that it is at, or that "
+        "follows a measurement, and keeps its state; the next run clears the request",
         highlight=False,
     )

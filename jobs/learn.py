@@ -158,6 +158,7 @@ def learn(
         if step < spec.training.steps and parallel.any_of(stopping(), given.model.device):
             _share(bad, training.model.device)
             keeper.put(training)
+            parallel.any_of(False, given.model.device)  # none ends, and the others with it, before it is put
             raise Halted(f"step {step:,}")
 
     with attendance(store, lambda: log.said) if parallel.rank() == 0 else nullcontext():

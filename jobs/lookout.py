@@ -16,6 +16,8 @@ from pipeline.storage import Store, StoreError
 
 SIGNS_SECONDS = 30.0
 """Between two looks at the workers' signs: one request a worker."""
+JOIN_SECONDS = 2.0
+"""How long the end waits for a look that is under way, which could set an alarm after it."""
 
 
 class Lookout:
@@ -39,20 +41,20 @@ class Lookout:
         self._done: set[str] = set()
         self._heard = self._looked = time.monotonic()
         self._again = patience
-        self._thread = repeated(self._look, min(CANCEL_SECONDS, patience), "lookout")
+        self._looking = repeated(self._look, min(CANCEL_SECONDS, patience), "lookout", JOIN_SECONDS)
 
     def __enter__(self) -> Self:
         """Begin to look."""
         with suppress(StoreError):
             self._watch.look(read_signs(self._store), time.monotonic())
-        self._thread.__enter__()
+        self._looking.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End; a request that is under way is not waited for."""
-        self._thread.__exit__(kind, error, trace)
+        """End; a request that is under way is waited for, but not for long."""
+        self._looking.__exit__(kind, error, trace)
 
     def ended(self, shard: str) -> None:
         """Note that a shard's result came."""

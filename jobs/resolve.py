@@ -85,7 +85,7 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
     stated = spec.model.detect_overrides()
     try:
         detect = DetectConfig.model_validate({**own, **stated})
-        thresholds = detect.thresholds(config.classes)
+        threshold = detect.highest_threshold(config.classes)
     except ValueError as error:
         raise JobError(f"model: {error}") from None
     images, pixels = _batch(spec, standing)
@@ -100,7 +100,7 @@ def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None)
         compile=spec.compile,
         # What only repeats the weights' own setting changes no row, so it is no reason to refuse a rerun.
         detect={key: value for key, value in stated.items() if value != own[key]},
-        least_score=min(thresholds or [detect.score_threshold]),
+        score_threshold=threshold,
         batch_images=images,
         batch_pixels=pixels,
         limits=DecodeLimits(spec.limits.pixels, spec.limits.bytes, spec.limits.seconds),

@@ -39,7 +39,7 @@ def compare_outputs(
     """
     console = console or Console()
     tiled, whole = _open(output, options), _open(reference, options)
-    threshold = max(_threshold(tiled), _threshold(whole))
+    threshold = max(threshold_of(tiled), threshold_of(whole))
     found, together = None, 0
     of_reference = {raster.image_id: raster for raster in rasters(whole)}
     for raster in rasters(tiled):
@@ -72,9 +72,14 @@ def _open(uri: str, options: StoreOptions) -> Run:
     return run
 
 
-def _threshold(run: Run) -> float:
-    least = run.job.get("least_score", 0.0)
-    return float(least) if isinstance(least, int | float) else 0.0
+def threshold_of(run: Run) -> float:
+    """The score below which a run has no instance of some class, and near which it flickers."""
+    found = run.job.get("score_threshold")
+    if found is None:  # of an output of before it was recorded; what the weights state is not known there
+        settings = run.job.get("settings")
+        detect = settings.get("detect", {}) if isinstance(settings, dict) else {}
+        found = detect.get("score_threshold")
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,8 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     """Do what the output still lacks; returns its summary, which says the same as `summary.json`.
 
     Raises Incomplete when shards are missing at the end, Interrupted after a signal, a request to cancel or a
-    limit of the spec,
-    TooManyFailed when more inputs ended badly than the spec allows, FingerprintMismatch when the output holds
-    other rows, ClusterTooSmall, InputError, WeightsError, StoreError.
+    limit of the spec, TooManyFailed when more inputs ended badly than the spec allows, FingerprintMismatch
+    when the output holds other rows, ClusterTooSmall, InputError, WeightsError, CompileError, StoreError.
     """
     console, limits, began = console or structured.console(), Limits.of(spec), time.time()
     store = open_output(spec)

@@ -35,20 +35,21 @@ class Stop:
     def ask(self, reason: JobError, *, patient: bool = False) -> None:
         """Set the flag, from any thread; the first reason stays.
 
-        The grace begins, or, `patient`, shards in work get the time that they take.
+        The grace begins, or, `patient`, what is in work gets the time that it takes, until there is a reason
+        that is not patient.
         """
         if self.reason is None:
-            self.reason, self._patient = reason, patient
+            self._patient = patient
+            self.reason = reason
             if not patient:
                 signal.alarm(self._grace)
+        elif self._patient and not patient:
+            self._patient = False
+            signal.alarm(self._grace)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Take a signal; a second one no longer waits, and a first one ends a patient stop's patience."""
-        if self._patient:
-            self._patient = False
-            signal.alarm(self._grace)
-            return
-        if self.reason is not None:
+        if self.reason is not None and not self._patient:
             # Nothing needs tidying: an output stands any end of its driver.
             os._exit(128 + number)
         code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED

@@ -60,7 +60,8 @@ def batches(
             oldest = next(iter(open_buckets))
             waiting -= sum(map(_area, open_buckets[oldest]))
             yield open_buckets.pop(oldest)
-    yield from open_buckets.values()
+    while open_buckets:  # each given away, not kept beside what is made of it
+        yield open_buckets.pop(next(iter(open_buckets)))
 
 
 def _area(item: Padded) -> int:

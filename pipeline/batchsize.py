@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from condinst.config import DetectConfig
+from condinst.memory import lacks_memory
 from condinst.precision import quickest_precision
 from pipeline.cluster import cluster
-from pipeline.inference import lacks_memory
 from pipeline.model import detect_config, load_model, preparing
 from pipeline.settings import AUTO, SegmentSettings
 

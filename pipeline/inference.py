@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import torch
 
 from condinst.instances import Instances, RleMasks
 from condinst.masks import MaskChanges
+from condinst.memory import lacks_memory
 from condinst.model import Later, at_once
 from condinst.preprocess import Prepared
 from pipeline.care import Care, Way
@@ -37,11 +37,6 @@ BATCHES = 2
 """Begun and not yet encoded: one in the model, one behind it."""
 WAITING_BYTES = 256 * 2**20
 """Of what waits to be encoded; the model waits for room. A piece that is larger waits alone."""
-
-_NO_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|_ALLOC(ATION)?_FAILED", re.IGNORECASE
-)
-"""How torch says so where it raises a plain RuntimeError: its CPU allocator, CUDA's driver, cuDNN, cuBLAS."""
 
 
 T = TypeVar("T")
@@ -298,13 +293,6 @@ class _Behind:
             again(replace(job, failed=_kept(error, job.batch)))
         finally:
             self.leave()
-
-
-def lacks_memory(error: Exception) -> bool:
-    """Whether an error of the model says that the GPU's memory, or the machine's, did not suffice."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def _kept(error: Exception, batch: Sequence[Prepared]) -> Exception:

@@ -47,8 +47,8 @@ class SegmentSettings:
     """Whether the model's convolutions are compiled, a padded size at a time."""
     detect: Mapping[str, object] = field(default_factory=dict)
     """Overrides of the model's `DetectConfig`, by field."""
-    least_score: float = 0.0
-    """That a row can have, by `detect` or else by the weights: for who compares runs."""
+    score_threshold: float = 0.0
+    """The highest that a row's score may have to exceed, by `detect` or else the weights: to compare runs."""
     batch_images: int = BATCH_IMAGES
     """Most images in one batch; 0 as long as it is to be found (`pipeline.batchsize`)."""
     batch_pixels: int = BATCH_PIXELS
@@ -129,7 +129,7 @@ class SegmentSettings:
         return {
             "fingerprint": self.fingerprint(),
             "model_digest": self.model_digest,
-            "least_score": self.least_score,
+            "score_threshold": self.score_threshold,
             "settings": self.row_settings(),
         }
 

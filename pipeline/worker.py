@@ -12,6 +12,7 @@ from functools import partial
 
 import pyarrow.compute as pc
 
+from condinst.preprocess import Prepared
 from pipeline.batching import batches
 from pipeline.care import Care, Carer
 from pipeline.clock import Clock
@@ -46,7 +47,8 @@ MOST_ENCODERS = 4
 class Worker:
     """Segments shards of one job. `process` may run for two shards at a time, in two threads.
 
-    Raises condinst.WeightsError, ModelChanged or StoreError when the model or the output cannot be had.
+    Raises condinst.WeightsError, CompileError, ModelChanged or StoreError when the model or the output cannot
+    be had.
     """
 
     def __init__(self, settings: SegmentSettings, retry: Retry | None = None) -> None:
@@ -151,12 +153,19 @@ class Worker:
             if len(inferring) == AHEAD:
                 collect()
             images = [ready.outcome.ref.image_id for ready in batch]
-            stacked = self._model.stacked([ready.prepared for ready in batch])
-            batch = [replace(ready, prepared=item) for ready, item in zip(batch, stacked, strict=True)]
-            inferring.append((batch, self._inference.submit(ticket, stacked, clock, care, images)))
+            prepared = self._stacked([ready.prepared for ready in batch])
+            batch = [replace(ready, prepared=item) for ready, item in zip(batch, prepared, strict=True)]
+            inferring.append((batch, self._inference.submit(ticket, prepared, clock, care, images)))
         while inferring:
             collect()
         return [outcomes[index] for index in range(len(refs))]
+
+    def _stacked(self, batch: Sequence[Prepared]) -> Sequence[Prepared]:
+        """The batch as the model takes it soonest; as it is where memory lacks, for the model to cut it."""
+        try:
+            return self._model.stacked(batch)
+        except (RuntimeError, MemoryError):
+            return batch
 
     def _norms_of(
         self, norms: RasterNorms, ref: ImageRef, ticket: int, clock: Clock, care: Care

@@ -157,13 +157,17 @@ def test_bad_values_are_told_as_the_spec_is_read(argument: str, message: str) ->
     assert message in str(caught.value)
 
 
-def test_the_least_score_of_a_row_is_the_jobs_or_the_weights(tmp_path: Path) -> None:
+def test_the_score_to_exceed_is_the_jobs_or_the_weights(tmp_path: Path) -> None:
     text = SPEC % tiny_weights(tmp_path)
-    assert settings_of(load_text(text, "s")).least_score == 0.4
-    lower = settings_of(load_text(text, "s", ["model.class_thresholds={stone: 0.2}"]))
-    assert lower.job_record()["least_score"] == 0.2
+    assert settings_of(load_text(text, "s")).score_threshold == 0.4
+    stricter = settings_of(load_text(text, "s", ["model.class_thresholds={stone: 0.7, plant: 0.1}"]))
+    assert stricter.job_record()["score_threshold"] == 0.7
+    only = settings_of(load_text(text, "s", ["model.class_thresholds={stone: 0.7}", "model.classes=[plant]"]))
+    assert only.score_threshold == 0.4
     model = tiny_model()
     model.config = model.config.model_copy(update={"detect": DetectConfig(score_threshold=0.35)})
     weights.save(model, tmp_path / "own.safetensors")
     unstated = (SPEC % (tmp_path / "own.safetensors")).replace(", score_threshold: 0.4", "")
-    assert settings_of(load_text(unstated, "s")).least_score == 0.35
+    assert settings_of(load_text(unstated, "s")).score_threshold == 0.35
+    assert DetectConfig().highest_threshold(NAMES) == pytest.approx(0.05**0.5)
+    assert DetectConfig(threshold_on="class").highest_threshold(NAMES) == 0.0

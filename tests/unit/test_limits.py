@@ -83,3 +83,15 @@ def test_a_signal_ends_a_patient_stops_patience() -> None:
         signal.raise_signal(signal.SIGTERM)
         assert 0 < signal.alarm(0) <= 20
     assert str(stop.reason) == "budget"
+
+
+def test_a_limit_ends_the_patience_that_a_cancel_has() -> None:
+    stop = Stop("run it again", grace=20)
+    with stop_on_signals(stop):
+        stop.ask(Interrupted("cancelled", ExitCode.CANCELLED), patient=True)
+        stop.ask(Interrupted("timeout", ExitCode.LIMIT))
+        assert 0 < signal.alarm(0) <= 20
+        stop.ask(Interrupted("budget", ExitCode.LIMIT), patient=True)
+        stop.ask(Interrupted("timeout", ExitCode.LIMIT))
+        assert signal.alarm(0) == 0
+    assert str(stop.reason) == "cancelled"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
+from jobs.seams import threshold_of
 from pipeline.records import Window
 from pipeline.stitch import Windows
 from pipeline.stitch.fragments import concatenated, pick
@@ -77,3 +80,9 @@ def test_another_class_is_another_thing():
     other.classes[:] = 1
     seams = compare(FOUND, other, SEAMS, 0.5)
     assert (seams.matched, seams.excess, seams.lack) == (0, 1, 1)
+
+
+def test_the_threshold_is_what_the_job_recorded_or_an_older_one_stated():
+    stated = {"settings": {"detect": {"score_threshold": 0.3}}}
+    for job, want in (({"score_threshold": 0.35, **stated}, 0.35), (stated, 0.3), ({"settings": {}}, 0.0)):
+        assert threshold_of(SimpleNamespace(job=job)) == want

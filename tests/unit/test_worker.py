@@ -212,6 +212,22 @@ def test_an_image_that_the_model_fails_on_costs_itself(
             assert (mine["status"], mine["instances"]) == (row["status"], row["instances"])
 
 
+def test_a_batch_that_finds_no_memory_before_the_model_costs_nothing(
+    folder: Path, job_of: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = job_of(str(folder))
+    do(undisturbed)
+
+    def full(self: Any, batch: Sequence[Prepared]) -> Any:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(condinst.CondInst, "stacked", full)
+    job = job_of(str(folder))
+    do(job)
+    for mine, theirs in zip(job.rows(), undisturbed.rows(), strict=True):
+        assert mine.equals(theirs)
+
+
 def test_only_the_classes_asked_for_have_rows(folder: Path, job_of: Callable[..., Job]) -> None:
     asked = {"score_threshold": 0.5, "max_instances": 1000}
     whole = job_of(str(folder), detect=asked)
