@@ -9,10 +9,9 @@ CEPH := ceph-mon ceph-mgr ceph-osd radosgw ceph-common
 
 setup: $(STAMP)
 
-# Of what lies in thousands of files Python compiles what it first imports.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
 demo: setup
