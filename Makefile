@@ -21,7 +21,9 @@ demo-model: setup
 	$(BIN)/condinst demo-model
 
 # Three processes, where there are two cores: while one waits for what it has started, the others compute.
+# They start hundreds more, each of which would compile the project where Python may not write what it compiled.
 test: setup
+	$(BIN)/python -m compileall -q condinst pipeline jobs
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST_ARGS)
 
 # Clusters of several processes, servers that are killed, whole loops: some minutes each, on a quiet machine.
