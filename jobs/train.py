@@ -96,11 +96,7 @@ def _train(spec: TrainSpec, given: Material, store: Store, limits: Limits, conso
 
 
 def _with_workers(
-    spec: TrainSpec,
-    workers: TrainWorkersSection,
-    given: Material,
-    stop: Stop,
-    console: Console,
+    spec: TrainSpec, workers: TrainWorkersSection, given: Material, stop: Stop, console: Console
 ) -> None:
     payload = {
         "spec": spec.model_dump_json(),

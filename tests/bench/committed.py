@@ -103,7 +103,11 @@ def measure(shards: int = SHARDS) -> dict[str, float]:
 
 def count_requests(shards: int) -> dict[str, object]:
     """Requests of status and resume on S3, beside the records that are not folded."""
-    with tempfile.NamedTemporaryFile() as log, s3_server(log) as bucket:  # type: ignore[arg-type]
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as name,
+        (Path(name) / "log").open("wb") as log,
+        s3_server(log) as bucket,
+    ):
         store = Store.open(f"{bucket}/out")
         output(store, shards)
         folded = Ledger(store).fold()
