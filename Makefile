@@ -40,7 +40,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python -m tests.bench.$(or $(BENCH),masks)
+	$(BIN)/python -m tests.bench.$(or $(BENCH),masks) $(BENCH_ARGS)
 
 # Debian's Chromium, for the tests of the viewer and the report; needs root.
 browser:

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, CredentialRetrievalError, ProfileNotFound
 from botocore.loaders import create_loader
+from botocore.utils import parse_timestamp
 
 from pipeline.keys import checked_endpoint
 from pipeline.objects import StoreError, StoreOptions, Unavailable
@@ -120,6 +122,7 @@ class S3Access:
         own = botocore.session.Session()
         session = boto3.Session(profile_name=self._options.profile, botocore_session=own)
         own.register_component("data_loader", _DESCRIPTIONS)
+        own.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
         return session
 
     def _use(self, session: Any, found: Any) -> None:
@@ -149,6 +152,15 @@ def _client(session: Any, bucket: str, region: str, options: StoreOptions) -> tu
         styled == "auto" and (_foreign(client.meta.endpoint_url) or "." in bucket)
     )
     return make("path" if path_style else "virtual"), path_style
+
+
+def moment(told: Any) -> datetime:
+    """A service's time. botocore's own way takes two thirds of the time that a long listing takes."""
+    if isinstance(told, str) and told.endswith("Z"):
+        with suppress(ValueError):
+            return datetime.fromisoformat(told)
+    found: datetime = parse_timestamp(told)
+    return found
 
 
 def _foreign(endpoint: str) -> bool:

@@ -7,7 +7,6 @@ not there, as nothing reads it.
 
 import argparse
 import io
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, load_plans
 from pipeline.plan import PlanFile, plan_bytes, plan_key
 from pipeline.storage import Store, StoreOptions
+from tests.bench.harness import report
 from tests.bench.s3 import s3_server
 
 SHARDS = 100_000
@@ -97,7 +97,6 @@ def measure(shards: int = SHARDS) -> dict[str, float]:
         assert resume(store) == 1
         files = list(store.list(LEDGER))
         found |= {"files": len(files), "folder_bytes": sum(file.size for file in files)}
-    print(json.dumps(found), flush=True)
     return found
 
 
@@ -120,7 +119,6 @@ def count_requests(shards: int) -> dict[str, object]:
             before = _lines(log.name)
             found[f"{case}_s"] = timed(work)
             found[f"{case}_requests"] = _lines(log.name) - before
-    print(json.dumps(found), flush=True)
     return found
 
 
@@ -134,6 +132,6 @@ if __name__ == "__main__":
     options.add_argument("--shards", type=int, default=SHARDS)
     given = options.parse_args()
     if given.s3:
-        count_requests(given.shards)
+        report("committed-s3", None, count_requests(given.shards))
     else:
-        measure(given.shards)
+        report("committed", None, measure(given.shards))

@@ -49,14 +49,20 @@ def measure(run: Callable[[], object], repeats: int, warmup: int = 1) -> Timing:
     return Timing(tuple(seconds))
 
 
+def measure_in_turn(
+    runs: Sequence[Callable[[], object]], repeats: int, warmup: int = 1
+) -> tuple[Timing, ...]:
+    """Times several in turn, so that what else the machine does falls on all."""
+    rounds = [[measure(run, 1, 0 if number else warmup) for run in runs] for number in range(repeats)]
+    return tuple(Timing(tuple(one.seconds[0] for one in own)) for own in zip(*rounds, strict=True))
+
+
 def measure_pair(
     baseline: Callable[[], object], ours: Callable[[], object], repeats: int, warmup: int = 1
 ) -> tuple[Timing, Timing]:
-    """Times both in turn, so that what else the machine does falls on both."""
-    pairs = [(measure(baseline, 1, warmup), measure(ours, 1, warmup))]
-    pairs += [(measure(baseline, 1, 0), measure(ours, 1, 0)) for _ in range(repeats - 1)]
-    first, second = zip(*pairs, strict=True)
-    return tuple(Timing(tuple(t.seconds[0] for t in side)) for side in (first, second))  # type: ignore[return-value]
+    """Times both in turn."""
+    first, second = measure_in_turn([baseline, ours], repeats, warmup)
+    return first, second
 
 
 def memory_peak(prepare: Callable[..., Callable[[], object]], *arguments: object) -> int:
@@ -64,14 +70,19 @@ def memory_peak(prepare: Callable[..., Callable[[], object]], *arguments: object
 
     `prepare(*arguments)`, a function of a module, is called in that process and returns the run.
     """
+    return seconds_and_peak(prepare, *arguments)[1]
+
+
+def seconds_and_peak(prepare: Callable[..., Callable[[], object]], *arguments: object) -> tuple[float, int]:
+    """The same, and how long the run took there."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_peak, args=(sender, torch.get_num_threads(), prepare, arguments))
     process.start()
     sender.close()
-    growth: int = receiver.recv()
+    seconds, growth = receiver.recv()
     process.join()
-    return growth
+    return seconds, growth
 
 
 def scaling(
@@ -98,9 +109,9 @@ def _peak(sender, threads, prepare, arguments) -> None:
     torch.set_num_threads(threads)
     run = prepare(*arguments)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is resident now
-    before = _status("VmRSS")
+    before, began = _status("VmRSS"), time.perf_counter()
     run()
-    sender.send(_status("VmHWM") - before)
+    sender.send((time.perf_counter() - began, _status("VmHWM") - before))
 
 
 def _status(field: str) -> int:

@@ -17,6 +17,7 @@ from condinst.instances import Instances
 from condinst.model import CondInst
 from tests.bench.harness import measure_pair, report
 from tests.bench.procedure import Found, reference
+from tests.bench.profiling import shares
 
 SIZE = (800, 1088)
 INSTANCES = 100
@@ -111,6 +112,7 @@ def on_cpu() -> None:
             "ratio": round(ratios[precision], 2),
             "reference": slow.figures(),
             "ours": fast.figures(),
+            "profile": shares(lambda model=model: model.predict([image], detect)),  # type: ignore[misc]
         }
         if precision == "float32":
             figures["same_outputs"] = differences(want, got)

@@ -1,11 +1,12 @@
-"""Planning a generated Parquet manifest of ten million keys: seconds, and memory at its peak.
+"""Planning ten million keys, from a generated Parquet manifest and from a listing: seconds and memory.
 
-`make bench BENCH=plan`, or `python -m tests.bench.plan 1000000` for another number of keys.
+`make bench BENCH=plan`, or `python -m tests.bench.plan 1000000` for another largest number of keys. A tenth
+of them shows what a key takes. The listing is a bucket's, a thousand keys a page over HTTP, from a process
+that makes them up (`tests.bench.listing`).
 """
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.manifest import InputSource, freeze
+from pipeline.manifest import InputSource, freeze, load_plan
 from pipeline.storage import Store
 from tests.bench import harness
+from tests.bench.listing import listed_bucket
 
 KEYS = 10_000_000
 CHUNK = 500_000
@@ -41,28 +43,41 @@ def write_manifest(path: Path, keys: int) -> None:
             writer.write_table(pa.table([uri, size, etag], schema=pa.schema(fields)))
 
 
-def prepare(manifest: str, output: str) -> Callable[[], object]:
-    return partial(freeze, [InputSource(manifest, manifest=True)], Store.open(output), SHARD, 0)
+def prepare(source: InputSource, output: str) -> Callable[[], object]:
+    return partial(freeze, [source], Store.open(output), SHARD, 0)
+
+
+def planned(source: InputSource, keys: int, output: Path) -> dict[str, float]:
+    """Seconds of planning, and memory at its peak, in a process of its own."""
+    seconds, peak = harness.seconds_and_peak(prepare, source, str(output))
+    plan = load_plan(Store.open(str(output)), 0)
+    assert plan.images == keys
+    return {
+        "keys": keys,
+        "seconds": round(seconds, 2),
+        "keys_per_second": round(keys / seconds),
+        "peak_mb": round(peak / 1e6, 1),
+        "shards": plan.shards,
+    }
 
 
 def main() -> None:
-    keys = int(sys.argv[1]) if len(sys.argv) > 1 else KEYS
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        manifest = Path(folder) / "keys.parquet"
-        write_manifest(manifest, keys)
-        began = time.perf_counter()
-        plan = prepare(str(manifest), f"{folder}/timed")()
-        seconds = time.perf_counter() - began
-        peak = harness.memory_peak(prepare, str(manifest), f"{folder}/measured")
-        figures = {
-            "keys": keys,
-            "seconds": round(seconds, 2),
-            "keys_per_second": round(keys / seconds),
-            "peak_mb": round(peak / 1e6, 1),
-            "shards": plan.shards,  # type: ignore[attr-defined]
-            "manifest_mb": round(manifest.stat().st_size / 1e6, 1),
-        }
-    harness.report("plan", None, figures)
+    most = int(sys.argv[1]) if len(sys.argv) > 1 else KEYS
+    figures: dict[str, list[dict[str, float]]] = {"manifest": [], "listing": []}
+    for keys in (most // 10, most):
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            folder = Path(name)
+            manifest = folder / "keys.parquet"
+            write_manifest(manifest, keys)
+            found = planned(InputSource(str(manifest), manifest=True), keys, folder / "manifest")
+            found["manifest_mb"] = round(manifest.stat().st_size / 1e6, 1)
+            figures["manifest"].append(found)
+            print("manifest", found, flush=True)
+            with listed_bucket(keys) as uri:
+                found = planned(InputSource(uri), keys, folder / "listing")
+            figures["listing"].append(found)
+            print("listing", found, flush=True)
+    harness.report("plan", None, {**figures})
 
 
 if __name__ == "__main__":
