@@ -16,7 +16,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from condinst.upsample import STRIDE, Axis, Corners, bilinear, quarter_grid, weights_first
+from condinst.upsample import (
+    STRIDE,
+    Along,
+    Axis,
+    Corners,
+    bilinear,
+    pick,
+    quarter_grid,
+    weights_first,
+)
 
 _MARGIN = 2e-6  # more than both resizes round by: a sample this near the threshold counts for both sides
 _VECTOR = 32  # float32 values that PyTorch's widest vector loop takes at once
@@ -24,11 +33,31 @@ _VECTOR = 32  # float32 values that PyTorch's widest vector loop takes at once
 
 @dataclass(frozen=True)
 class Frame:
-    """The output of one image: its rows, its columns, and the value above which a pixel is on."""
+    """The outputs of masks: their rows, their columns, and the value above which a pixel is on.
+
+    Several images share one if they are of a kind: `whole` and `joint` are the same for each.
+    """
 
     rows: Axis
     cols: Axis
     threshold: float
+    image: Tensor | None = None
+    """(n,) int64, of each mask its image's place in the axes; None for the masks of one image."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether outputs have the sizes of the resized images."""
+        return self.rows.sources == self.rows.targets and self.cols.sources == self.cols.targets
+
+    @property
+    def joint(self) -> bool:
+        """`weights_first` of the outputs."""
+        return weights_first(self.rows.targets[0], self.cols.targets[0])
+
+    def along(self, instance: Tensor) -> tuple[Along, Along]:
+        """Rows and columns as things of masks, (m,) int64, see them."""
+        image = None if self.image is None else pick(self.image, instance)
+        return self.rows.of(image), self.cols.of(image)
 
     @property
     def levels(self) -> tuple[float, float]:
@@ -73,8 +102,8 @@ class Cells:
     def picked(self, chosen: Tensor) -> "Cells":
         """Those where `chosen`, (m,) bool."""
         at = chosen.nonzero().view(-1)
-        a, b, c, d = (_pick(corner, at) for corner in self.corners)
-        return Cells(_pick(self.instance, at), _pick(self.row, at), _pick(self.col, at), (a, b, c, d))
+        a, b, c, d = (pick(corner, at) for corner in self.corners)
+        return Cells(pick(self.instance, at), pick(self.row, at), pick(self.col, at), (a, b, c, d))
 
 
 def mixed_squares(logits: Tensor, frame: Frame) -> Squares:
@@ -89,17 +118,22 @@ def mixed_squares(logits: Tensor, frame: Frame) -> Squares:
     step = max(_together(logits.device) // (w4 + 1), 1)
     live = ~(torch.cat([part.amax(dim=1) for part in rows.split(step)]).view(-1, h4) <= low)
     live = torch.cat([live[:, :1], live, live[:, -1:]], dim=1)
-    bands = (frame.rows.source - 3) // STRIDE + 2  # band b, square row b - 1, begins with pixel row 4b - 2
-    instance, band = (live[:, :bands] | live[:, 1 : bands + 1]).nonzero(as_tuple=True)
+    bands = (max(frame.rows.sources) - 3) // STRIDE + 2  # b, square row b - 1, begins with pixel row 4b - 2
+    live = live[:, :bands] | live[:, 1 : bands + 1]
+    last = (frame.rows.of(frame.image).source - 3) // STRIDE + 1
+    if isinstance(last, Tensor):
+        live &= torch.arange(bands, device=live.device) <= last[:, None]
+    instance, band = live.nonzero(as_tuple=True)
+    last = last if isinstance(last, int) else pick(last, instance)
     upper, lower = instance * h4 + (band - 1).clamp(min=0), instance * h4 + band.clamp(max=h4 - 1)
-    outermost = ((band == 0) | (band == bands - 1)).view(-1, 1)
+    outermost = ((band == 0) | (band == last)).view(-1, 1)
     found = [instance.new_empty(3, 0)]
     for at in range(0, len(band), step):
         part = slice(at, at + step)
-        sums = _codes(_pick(rows, upper[part]), low, high) + _codes(_pick(rows, lower[part]), low, high)
+        sums = _codes(pick(rows, upper[part]), low, high) + _codes(pick(rows, lower[part]), low, high)
         sums = _pair_sums(sums)
         line, col = ((sums > 0) & ((sums < 8) | outermost[part])).nonzero(as_tuple=True)
-        found.append(torch.stack([_pick(instance[part], line), _pick(band[part], line) - 1, col - 1]))
+        found.append(torch.stack([pick(instance[part], line), pick(band[part], line) - 1, col - 1]))
     return Squares(*torch.cat(found, dim=1))
 
 
@@ -107,11 +141,10 @@ def changes(logits: Tensor, squares: Squares, frame: Frame) -> Tensor:
     """The changes in `squares`, which are `mixed_squares` of `logits`, or those of some of its instances.
 
     Returns (k,) int64, unsorted: a pixel (y, x) of instance i that differs from the one above it is numbered
-    (i * width + x) * (height + 1) + y. Outside the frame all is off, and y may be its height. What appears an
-    even number of times is no change.
+    (i * width + x) * (height + 1) + y, where height and width are the largest of the frame's. Outside the
+    image all is off, and y may be its height. What appears an even number of times is no change.
     """
-    whole = frame.rows.source == frame.rows.target and frame.cols.source == frame.cols.target
-    inside = _changes_at_samples if whole else _changes_between_samples
+    inside = _changes_at_samples if frame.whole else _changes_between_samples
     step = _together(logits.device) // (STRIDE + 1) ** 2
     parts = [squares[at : at + step] for at in range(0, len(squares), step)]
     found = [inside(_samples(logits, part), part, frame) for part in parts]
@@ -125,11 +158,6 @@ def _together(device: torch.device) -> int:
     short work more than they give it, above all where something else uses the cores. On a GPU, many.
     """
     return (1 << 15) - 1 if device.type == "cpu" else 1 << 22
-
-
-def _pick(values: Tensor, index: Tensor) -> Tensor:
-    """`values[index]` along the first dimension; indexing itself starts threads for a few values already."""
-    return values.index_select(0, index.reshape(-1)).view(*index.shape, *values.shape[1:])
 
 
 def _codes(values: Tensor, low: float, high: float) -> Tensor:
@@ -153,7 +181,7 @@ def _samples(logits: Tensor, squares: Squares) -> Tensor:
     lower = (squares.instance * h4 + (squares.row + 1).clamp(max=h4 - 1)) * w4
     left, right = squares.col.clamp(min=0), (squares.col + 1).clamp(max=w4 - 1)
     index = torch.cat([upper + left, upper + right, lower + left, lower + right])
-    a, b, c, d = _sigmoid(_pick(logits.reshape(-1), index)).nan_to_num_(nan=0).chunk(4)
+    a, b, c, d = _sigmoid(pick(logits.reshape(-1), index)).nan_to_num_(nan=0).chunk(4)
     values = quarter_grid((a, b, c, d), weights_first(STRIDE * h4 + 1, STRIDE * w4 + 1))
     # Left of the first cell's centre, and above it, the reference repeats the pixel there.
     outside = (squares.col < 0).nonzero().view(-1)
@@ -177,13 +205,14 @@ def _positions(squares: Squares, frame: Frame, count: int) -> tuple[Tensor, Tens
     """Rows and columns (count, m) of samples of squares, and which lie in the image, (count, count, m)."""
     steps = torch.arange(count, device=squares.row.device).view(-1, 1) + 2
     rows, cols = STRIDE * squares.row + steps, STRIDE * squares.col + steps
-    valid_rows = (rows >= 0) & (rows < frame.rows.source)
-    valid_cols = (cols >= 0) & (cols < frame.cols.source)
+    down, across = frame.along(squares.instance)
+    valid_rows = (rows >= 0) & (rows < down.source)
+    valid_cols = (cols >= 0) & (cols < across.source)
     return rows, cols, valid_rows.unsqueeze(1) & valid_cols.unsqueeze(0)
 
 
 def _number(instance: Tensor, x: Tensor, y: Tensor, frame: Frame) -> Tensor:
-    return (instance * frame.cols.target + x) * (frame.rows.target + 1) + y
+    return (instance * max(frame.cols.targets) + x) * (max(frame.rows.targets) + 1) + y
 
 
 def _changes_at_samples(values: Tensor, squares: Squares, frame: Frame) -> Tensor:
@@ -191,16 +220,16 @@ def _changes_at_samples(values: Tensor, squares: Squares, frame: Frame) -> Tenso
     _, _, valid = _positions(squares, frame, STRIDE + 1)
     on = ((values > frame.threshold) & valid)[:, :-1]
     down, across, which = (on[1:] ^ on[:-1]).nonzero(as_tuple=True)
-    row, col = STRIDE * _pick(squares.row, which) + 2 + down, STRIDE * _pick(squares.col, which) + 2 + across
-    return _number(_pick(squares.instance, which), col, row + 1, frame)
+    row, col = STRIDE * pick(squares.row, which) + 2 + down, STRIDE * pick(squares.col, which) + 2 + across
+    return _number(pick(squares.instance, which), col, row + 1, frame)
 
 
 def _changes_between_samples(values: Tensor, squares: Squares, frame: Frame) -> Tensor:
     """Changes where the output is a resize away: each pixel lies between four samples."""
     cells = _mixed_cells(values, squares, frame)
-    tops, lefts = frame.rows.first, frame.cols.first
-    heights = _pick(tops, cells.row + 1) - _pick(tops, cells.row)
-    widths = _pick(lefts, cells.col + 1) - _pick(lefts, cells.col)
+    down, across = frame.along(cells.instance)
+    heights = down.first(cells.row + 1) - down.first(cells.row)
+    widths = across.first(cells.col + 1) - across.first(cells.col)
     # The few longer cells at the frame's top and left go apart, or the rest would be evaluated at their size.
     longer = (heights > frame.rows.usual) | (widths > frame.cols.usual)
     groups = [
@@ -222,41 +251,41 @@ def _mixed_cells(values: Tensor, squares: Squares, frame: Frame) -> Cells:
     sums = sums[:-1] + sums[1:]
     sums = sums[:, :-1] + sums[:, 1:]
     rows, cols, valid = _positions(squares, frame, STRIDE)
-    height, width = frame.rows.source, frame.cols.source
-    outermost = (rows == 0) | (rows == height - 1)
-    filled = _pick(frame.cols.first.diff() > 0, cols.clamp(0, width - 1))
+    own_rows, own_cols = frame.along(squares.instance)
+    outermost = (rows == 0) | (rows == own_rows.source - 1)
+    filled = own_cols.filled(cols.clamp(min=0).clamp(max=own_cols.source - 1))
     mixed = valid & filled & (sums > 0) & ((sums < 8) | outermost.unsqueeze(1))
     down, across, which = mixed.nonzero(as_tuple=True)
-    row, col = STRIDE * _pick(squares.row, which) + 2 + down, STRIDE * _pick(squares.col, which) + 2 + across
+    instance = pick(squares.instance, which)
+    own_rows, own_cols = frame.along(instance)
+    row, col = STRIDE * pick(squares.row, which) + 2 + down, STRIDE * pick(squares.col, which) + 2 + across
     at = (down * (STRIDE + 1) + across) * len(squares) + which
     # After the last row and column the reference takes these themselves for the next.
-    below = torch.where(row == height - 1, 0, (STRIDE + 1) * len(squares))
-    right = torch.where(col == width - 1, 0, len(squares))
+    below = torch.where(row == own_rows.source - 1, 0, (STRIDE + 1) * len(squares))
+    right = torch.where(col == own_cols.source - 1, 0, len(squares))
     flat = values.view(-1)
     corners = (
-        _pick(flat, at),
-        _pick(flat, at + right),
-        _pick(flat, at + below),
-        _pick(flat, at + below + right),
+        pick(flat, at),
+        pick(flat, at + right),
+        pick(flat, at + below),
+        pick(flat, at + below + right),
     )
-    return Cells(_pick(squares.instance, which), row, col, corners)
+    return Cells(instance, row, col, corners)
 
 
 def _cell_changes(cells: Cells, height: int, width: int, frame: Frame) -> Tensor:
     """Changes in cells of at most `height` rows and `width` columns of output pixels."""
-    rows, cols = frame.rows, frame.cols
+    rows, cols = frame.along(cells.instance)
     down = torch.arange(height, device=cells.row.device).view(-1, 1, 1)
     across = torch.arange(width, device=cells.row.device).view(1, -1, 1)
-    top, left = _pick(rows.first, cells.row), _pick(cols.first, cells.col)
+    top, left = rows.first(cells.row), cols.first(cells.col)
     y, x = (top + down).clamp(max=rows.target - 1), (left + across).clamp(max=cols.target - 1)
-    row_weights = _pick(rows.near, y), _pick(rows.far, y)
-    col_weights = _pick(cols.near, x), _pick(cols.far, x)
-    values = bilinear(cells.corners, row_weights, col_weights, weights_first(rows.target, cols.target))
+    values = bilinear(cells.corners, rows.shares(y), cols.shares(x), frame.joint)
     on = torch.empty(height + 2, width, len(cells), dtype=torch.bool, device=values.device)
     on[0] = (cells.corners[0] > frame.threshold) & (cells.row > 0)
     on[-1] = (cells.corners[2] > frame.threshold) & (cells.row < rows.source - 1)
-    inside = top + down < _pick(rows.first, cells.row + 1)
+    inside = top + down < rows.first(cells.row + 1)
     on[1:-1] = torch.where(inside, values > frame.threshold, on[-1])
-    found = (on[1:] ^ on[:-1]) & (left + across < _pick(cols.first, cells.col + 1))
+    found = (on[1:] ^ on[:-1]) & (left + across < cols.first(cells.col + 1))
     dy, dx, which = found.nonzero(as_tuple=True)
-    return _number(_pick(cells.instance, which), _pick(left, which) + dx, _pick(top, which) + dy, frame)
+    return _number(pick(cells.instance, which), pick(left, which) + dx, pick(top, which) + dy, frame)

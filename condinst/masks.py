@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 from condinst import rle
 from condinst.boundary import Frame, Squares, changes, mixed_squares
 from condinst.instances import RleMasks
-from condinst.transfer import Copies
-from condinst.upsample import STRIDE, resize_axis
+from condinst.transfer import Copies, onto
+from condinst.upsample import STRIDE, side_by_side, weights_first
 
 # All bound the working memory, whatever the number of masks and the size of the image. A GPU is waited for a
 # few times for each piece, and is idle then: it gets larger ones.
@@ -24,6 +24,8 @@ _CHANGES, _GPU_CHANGES = 1 << 20, 1 << 24  # of masks encoded together, roughly
 _THRESHOLDS = (0.001, 0.999)  # float32 sigmoids resolve the search's margin between these
 
 Ints = NDArray[np.int64]
+Sizes = tuple[tuple[int, int], tuple[int, int]]
+"""Of an image: (height, width) in the network's input, before padding, and its own."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class MaskChanges:
     instances: range
     """Of the masks."""
     size: tuple[int, int]
-    """(height, width) of the image."""
+    """(height, width) that the numbers are of, the largest of the images'."""
 
     def masks(self) -> RleMasks:
         """The masks; waits for the device where it is still at work, and may be called in any thread."""
@@ -56,23 +58,44 @@ def full_size_masks(
     `resized` is larger than that input or a size is not positive, and for a threshold next to 0 or 1.
     """
     with torch.inference_mode():
-        return RleMasks.concatenate(part.masks() for part in mask_changes(logits, resized, size, threshold))
+        changes = mask_changes(logits, [((resized, size), len(logits))], threshold)
+        return RleMasks.concatenate(part.masks() for part in changes)
+
+
+def kind(sizes: Sizes) -> tuple[bool, bool]:
+    """What images have in common whose masks may go through `mask_changes` together."""
+    resized, size = sizes
+    return resized == size, weights_first(*size)
 
 
 def mask_changes(
-    logits: Tensor, resized: tuple[int, int], size: tuple[int, int], threshold: float = 0.5
+    logits: Tensor, images: Sequence[tuple[Sizes, int]], threshold: float = 0.5
 ) -> Iterator[MaskChanges]:
     """What `full_size_masks` does on the logits' device, in pieces whose masks follow each other.
 
-    For inference mode. Raises as `full_size_masks`.
+    `images`, of one `kind`: how many of the masks are each one's, an image's after another's. For inference
+    mode. Raises as `full_size_masks`.
     """
-    _check(logits, resized, size, threshold)
-    rows = resize_axis(resized[0], size[0], logits.device)
-    cols = resize_axis(resized[1], size[1], logits.device)
-    frame = Frame(rows, cols, float(np.float32(threshold)))
+    for (resized, size), _ in images:
+        _check(logits, resized, size, threshold)
+    frame = _frame(images, threshold, logits.device)
     cells = _GPU_CELLS if logits.is_cuda else _CELLS
     step = max(cells // (logits.shape[1] * logits.shape[2]), 1)
-    return (part for at in range(0, len(logits), step) for part in _changed(logits[at : at + step], frame))
+    for at in range(0, len(logits), step):
+        image = None if frame.image is None else frame.image[at : at + step]
+        yield from _changed(logits[at : at + step], replace(frame, image=image))
+
+
+def _frame(images: Sequence[tuple[Sizes, int]], threshold: float, device: torch.device) -> Frame:
+    rows, cols = (
+        side_by_side([(resized[axis], size[axis]) for (resized, size), _ in images], device)
+        for axis in (0, 1)
+    )
+    image = None
+    if len({sizes for sizes, _ in images}) > 1:
+        counts = torch.tensor([count for _, count in images])
+        image = onto(torch.arange(len(images)).repeat_interleave(counts), device)
+    return Frame(rows, cols, float(np.float32(threshold)), image)
 
 
 def _check(logits: Tensor, resized: tuple[int, int], size: tuple[int, int], threshold: float) -> None:
@@ -93,7 +116,8 @@ def _changed(logits: Tensor, frame: Frame) -> Iterator[MaskChanges]:
     """The changes of all instances, in pieces of some `_CHANGES` or of one instance."""
     squares, most = mixed_squares(logits, frame), _GPU_CHANGES if logits.is_cuda else _CHANGES
     # A square changes about once in each of its output columns where it is at its worst.
-    worst = STRIDE * frame.cols.target / frame.cols.source
+    widths = zip(frame.cols.targets, frame.cols.sources, strict=True)
+    worst = STRIDE * max(target / source for target, source in widths)
     if len(squares) * worst < most:
         yield _piece(logits, squares, range(len(logits)), frame)
         return
@@ -110,7 +134,7 @@ def _piece(logits: Tensor, squares: Squares, instances: range, frame: Frame) -> 
     numbers = changes(logits, squares, frame)
     if numbers.is_cuda:
         numbers = _odd_there(numbers)  # sooner sorted there than copied from there
-    return MaskChanges(Copies(numbers), instances, (frame.rows.target, frame.cols.target))
+    return MaskChanges(Copies(numbers), instances, (max(frame.rows.targets), max(frame.cols.targets)))
 
 
 def _masks(numbers: Ints, instances: range, size: tuple[int, int]) -> RleMasks:

@@ -19,7 +19,7 @@ from condinst.fpn import FeaturePyramid
 from condinst.head import Head, HeadOutput
 from condinst.instances import Instances, RleMasks
 from condinst.mask import MASK_STRIDE, MaskBranch, conditional_masks
-from condinst.masks import MaskChanges, mask_changes
+from condinst.masks import MaskChanges, Sizes, kind, mask_changes
 from condinst.preprocess import Prepared, Stacked, prepare, to_batch
 from condinst.transfer import Copies, constant, onto, table
 
@@ -241,12 +241,13 @@ class CondInst(nn.Module):
         """Masks of each image's `counts` detections, in chunks of bounded memory."""
         parameters, ends = self.generate(dense.head, found), np.cumsum(counts).tolist()
         pixels = batch[0].padded[0] * batch[0].padded[1] // MASK_STRIDE**2
-        alike: dict[tuple[tuple[int, int], tuple[int, int]], list[tuple[int, range]]] = {}
-        for number, (item, count) in enumerate(zip(batch, counts, strict=True)):
+        sizes: list[Sizes] = [(item.resized, item.size) for item in batch]
+        alike: dict[tuple[bool, bool], list[tuple[int, range]]] = {}
+        for number, count in enumerate(counts):
             own = number, range(ends[number] - count, ends[number])
-            alike.setdefault((item.resized, item.size), []).append(own)
+            alike.setdefault(kind(sizes[number]), []).append(own)
         chunks = []
-        for (resized, size), images in alike.items():
+        for images in alike.values():
             for chunk in _chunks(images, max(1, _MASK_CHUNK_PIXELS // pixels)):
                 rows = _rows([rows for _, rows in chunk], self.device)
                 first, last, held = chunk[0][0], chunk[-1][0], {n: len(rows) for n, rows in chunk}
@@ -257,7 +258,8 @@ class CondInst(nn.Module):
                     found.positions[rows],
                     found.level[rows],
                 )
-                pieces = [later(piece) for piece in mask_changes(logits, resized, size, threshold)]
+                own_sizes = [(sizes[n], count) for n, count in held.items()]
+                pieces = [later(piece) for piece in mask_changes(logits, own_sizes, threshold)]
                 chunks.append(_Chunk(list(held.items()), pieces))
         return chunks
 

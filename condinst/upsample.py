@@ -6,11 +6,13 @@ one rounding, so the same order is followed here, with float64 for what is fused
 exact in it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from condinst.transfer import onto
@@ -24,28 +26,65 @@ Corners = tuple[Tensor, Tensor, Tensor, Tensor]
 _SMALL_OUTPUT = 128
 
 
-@dataclass(frozen=True)
+Length = int | Tensor
+"""Of one image; or (m,) int64, of m things each its own image's."""
+
+
+@dataclass(frozen=True, eq=False)
 class Axis:
-    """How the resized image maps to the output along one axis.
+    """How resized images map to their outputs along one axis: one image, or several with each its own sizes.
 
     Output pixels [first[i], first[i + 1]) lie between the source's pixels i and i + 1, past its last if i is
-    that, and are their sum with the weights `near` and `far`.
+    that, and are their sum with the weights `near` and `far`. The tables of several lie one after another.
     """
 
-    source: int
-    """Pixels of the resized image."""
-    target: int
-    """Pixels of the output."""
+    sources: tuple[int, ...]
+    """Pixels of the resized images; of each pair of source and target once."""
+    targets: tuple[int, ...]
+    """Pixels of the outputs, likewise."""
     near: Tensor
-    """(target,) float32."""
+    """(targets,) float32."""
     far: Tensor
-    """(target,) float32."""
+    """(targets,) float32."""
     first: Tensor
-    """(source + 1,) int64."""
+    """(sources + one each,) int64."""
     most: int
     """Output pixels in the longest interval."""
     usual: int
     """The same without the first interval, to which the pixels before the source's first pixel are added."""
+    places: Tensor | None = None
+    """(4, images) int64 of several: source, target, where they begin in `near` and `far`, and in `first`."""
+
+    def of(self, image: Tensor | None) -> "Along":
+        """The axis of things of images, (m,) int64; of a single image's, whatever `image` is."""
+        if self.places is None or image is None:
+            return Along(self, self.sources[0], self.targets[0])
+        return Along(self, *self.places.index_select(1, image).unbind())
+
+
+@dataclass(frozen=True)
+class Along:
+    """An axis as m things see it, each that of its own image; tables are asked by (..., m) int64."""
+
+    axis: Axis
+    source: Length
+    target: Length
+    weights: Tensor | None = None
+    """Where the pixels of each begin in the tables; None: at their start."""
+    intervals: Tensor | None = None
+
+    def first(self, at: Tensor) -> Tensor:
+        """The first output pixel of the intervals `at`."""
+        return pick(self.axis.first, _behind(at, self.intervals))
+
+    def filled(self, at: Tensor) -> Tensor:
+        """Whether any output pixel lies in the intervals `at`."""
+        return pick(self.axis.first.diff() > 0, _behind(at, self.intervals))
+
+    def shares(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights (near, far) of the output pixels `at`."""
+        at = _behind(at, self.weights)
+        return pick(self.axis.near, at), pick(self.axis.far, at)
 
 
 @lru_cache(maxsize=256)
@@ -55,6 +94,39 @@ def resize_axis(source: int, target: int, device: torch.device) -> Axis:
     A job's images have few sizes, and on a GPU each map is copied there: so they are kept, and not to be
     changed.
     """
+    with torch.inference_mode(False):
+        return _axis([(source, target)], device, None)
+
+
+def side_by_side(sizes: Sequence[tuple[int, int]], device: torch.device) -> Axis:
+    """The maps of several images, (source, target) each; that of any where all are the same."""
+    own = list(dict.fromkeys(sizes))
+    if len(own) == 1:
+        return resize_axis(*own[0], device)
+    starts = [np.cumsum([0, *(size[end] + 1 - end for size in own)]) for end in (1, 0)]
+    places = [(*size, *(int(start[own.index(size)]) for start in starts)) for size in sizes]
+    return _axis(own, device, onto(torch.tensor(places, dtype=torch.int64).T.contiguous(), device))
+
+
+def _axis(sizes: Sequence[tuple[int, int]], device: torch.device, places: Tensor | None) -> Axis:
+    firsts, fars = zip(*(_tables(*size) for size in sizes), strict=True)
+    far = np.concatenate(fars)
+    lengths = [np.diff(first) for first in firsts]
+    return Axis(
+        tuple(source for source, _ in sizes),
+        tuple(target for _, target in sizes),
+        near=onto(torch.from_numpy(np.float32(1) - far), device),
+        far=onto(torch.from_numpy(far), device),
+        first=onto(torch.from_numpy(np.concatenate(firsts)), device),
+        most=max(int(one.max()) for one in lengths),
+        usual=max(int(one[1:].max(initial=0)) for one in lengths),
+        places=places,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _tables(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """`Axis.first` and `Axis.far` of one image."""
     low = np.arange(target, dtype=np.int64)
     far = np.zeros(target, dtype=np.float32)
     if source != target:
@@ -65,18 +137,16 @@ def resize_axis(source: int, target: int, device: torch.device) -> Axis:
         position = np.maximum(position, np.float32(0))
         low = np.minimum(position.astype(np.int64), source - 1)
         far = np.clip(position - low.astype(np.float32), 0, 1).astype(np.float32)
-    first = np.searchsorted(low, np.arange(source + 1))
-    lengths = np.diff(first)
-    with torch.inference_mode(False):
-        return Axis(
-            source,
-            target,
-            near=onto(torch.from_numpy(np.float32(1) - far), device),
-            far=onto(torch.from_numpy(far), device),
-            first=onto(torch.from_numpy(first), device),
-            most=int(lengths.max()),
-            usual=int(lengths[1:].max(initial=0)),
-        )
+    return np.searchsorted(low, np.arange(source + 1)), far
+
+
+def _behind(at: Tensor, start: Tensor | None) -> Tensor:
+    return at if start is None else at + start
+
+
+def pick(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]` along the first dimension; indexing itself starts threads for a few values already."""
+    return values.index_select(0, index.reshape(-1)).view(*index.shape, *values.shape[1:])
 
 
 def weights_first(height: int, width: int) -> bool:

@@ -87,7 +87,10 @@ def test_a_batch_has_what_each_of_its_images_has_alone(seed: int, images: int, c
         )
         own = together.select(together.image == n)
         for name, value in vars(alone).items():
-            assert name == "image" or torch.equal(value, getattr(own, name))
+            if name == "scores":  # a sigmoid's last bit hangs on which of a vector's places a value is in
+                torch.testing.assert_close(value, own.scores, rtol=1e-6, atol=0)
+            else:
+                assert name == "image" or torch.equal(value, getattr(own, name))
 
 
 def head_output(logits: dict[tuple[int, int, int], float], classes: int = 2) -> HeadOutput:

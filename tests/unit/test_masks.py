@@ -128,6 +128,47 @@ def test_a_mask_is_the_same_alone_as_among_others():
         assert full_frame(full_size_masks(one, (32, 32), (32, 32)), (32, 32)) == [expected]
 
 
+@st.composite
+def batches(draw):
+    """Several images of one padded input: of one kind, which is that of most photographs, or of any."""
+    h4, w4 = 8 * draw(st.integers(1, 6)), 8 * draw(st.integers(1, 6))
+    resized = st.tuples(st.integers(4 * h4 - 31, 4 * h4), st.integers(4 * w4 - 31, 4 * w4))
+    size = st.one_of(st.none(), st.tuples(st.integers(1, 300), st.integers(1, 300)))
+    images = []
+    for own in draw(st.lists(st.tuples(resized, size, st.integers(0, 3)), min_size=1, max_size=5)):
+        images.append(((own[0], own[1] or own[0]), own[2]))
+    logits = [
+        make_logits(draw(st.sampled_from(KINDS)), count, h4, w4, draw(st.integers(0, 2**31)))
+        for _, count in images
+    ]
+    return images, torch.cat(logits)
+
+
+@given(batches(), st.sampled_from([0.3, 0.5]), st.sampled_from([(1, 1), (1 << 8, 50), (1 << 22, 1 << 20)]))
+@settings(max_examples=150, deadline=None)
+def test_masks_of_images_of_several_sizes_are_what_each_alone_has(batch, threshold, pieces):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "_CELLS", pieces[0])
+        patch.setattr(masks, "_CHANGES", pieces[1])
+        assert_what_each_alone_has(*batch, threshold)
+
+
+def assert_what_each_alone_has(images, logits, threshold):
+    ends = np.cumsum([count for _, count in images])
+    for kind in {masks.kind(sizes) for sizes, _ in images}:
+        own = [number for number, (sizes, _) in enumerate(images) if masks.kind(sizes) == kind]
+        rows = [logits[ends[n] - images[n][1] : ends[n]] for n in own]
+        with torch.inference_mode():
+            pieces = masks.mask_changes(torch.cat(rows), [images[n] for n in own], threshold)
+            got = RleMasks.concatenate(piece.masks() for piece in pieces)
+        want = RleMasks.concatenate(
+            full_size_masks(part, *images[n][0], threshold) for n, part in zip(own, rows, strict=True)
+        )
+        assert got.counts == want.counts
+        for name in ("x", "y", "height", "width", "area"):
+            assert getattr(got, name).tolist() == getattr(want, name).tolist()
+
+
 @pytest.mark.parametrize("pieces", [(1, 1), (1 << 8, 50), (1 << 26, 1 << 24)])
 def test_the_size_of_the_pieces_does_not_matter(pieces, monkeypatch):
     """A GPU's are larger; and what it sorts and drops before it copies is what the host would drop."""
@@ -153,7 +194,7 @@ def test_a_device_keeps_the_numbers_that_the_host_would(values):
 def test_masks_may_be_encoded_later_and_in_another_thread():
     logits = make_logits("smooth", 5, 20, 24, 6)
     with torch.inference_mode():
-        pieces = list(masks.mask_changes(logits, (80, 96), (80, 96)))
+        pieces = list(masks.mask_changes(logits, [(((80, 96), (80, 96)), len(logits))]))
     with ThreadPoolExecutor(1) as behind:
         found = RleMasks.concatenate(behind.map(masks.MaskChanges.masks, pieces))
     assert found.counts == full_size_masks(logits, (80, 96), (80, 96)).counts
