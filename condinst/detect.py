@@ -101,7 +101,7 @@ def top(image: Tensor, images: int, rank: Tensor, count: int) -> Tensor:
 
     `image`: (n,) int64, sorted; `rank`: (n,), not negative. Of equal ones at the end the first are taken.
     """
-    held = torch.bincount(image, minlength=images)
+    held = per_image(image, images)
     longest = int(held.max())
     if longest <= count:
         return torch.ones_like(image, dtype=torch.bool)
@@ -112,6 +112,11 @@ def top(image: Tensor, images: int, rank: Tensor, count: int) -> Tensor:
     above, equal = row > last, row == last
     keep = above | equal & (equal.cumsum(1) <= count - above.sum(1, keepdim=True))
     return keep[place]
+
+
+def per_image(image: Tensor, images: int) -> Tensor:
+    """(images,) int64 how many of (n,) sorted images are each; a GPU is not waited for."""
+    return torch.searchsorted(image, torch.arange(images + 1, device=image.device)).diff()
 
 
 def _by_image(image: Tensor, rank: Tensor) -> Tensor:

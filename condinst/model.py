@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from condinst.backbone import ConvNorm, ResNet
 from condinst.compiled import Compiled
 from condinst.config import STRIDES, DetectConfig, ModelConfig, Precision
-from condinst.detect import Detections, clip_boxes, detect, edges
+from condinst.detect import Detections, clip_boxes, detect, edges, per_image
 from condinst.fpn import FeaturePyramid
 from condinst.head import Head, HeadOutput
 from condinst.instances import Instances, RleMasks
 from condinst.mask import MASK_STRIDE, MaskBranch, conditional_masks
 from condinst.masks import MaskChanges, Sizes, kind, mask_changes
 from condinst.preprocess import Prepared, Stacked, prepare, to_batch
-from condinst.transfer import Copies, constant, onto, table
+from condinst.transfer import Copies, constant, onto, rest, table
 
 _MASK_CHUNK_PIXELS = 32_000_000
 
@@ -116,7 +116,9 @@ class CondInst(nn.Module):
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 module.fold()
+        scales = self.head.scales.data
         self.to(dtype=getattr(torch, precision))
+        self.head.scales.data = scales  # they multiply what is float32 again
         for parameter in self.parameters():
             if parameter.dim() == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -165,11 +167,12 @@ class CondInst(nn.Module):
         config = detect_config or self.config.detect
         x = to_batch(batch, self.config.input, self.device).to(self.head.logits.weight.dtype)
         dense = (self._compiled or self.dense)(x, self._norms(batch))
+        rest(self.device)
         found = detect(dense.head, [item.resized for item in batch], config, self.config.classes)
         boxes = _to_image(found, batch)
         visible = (boxes[:, 2:] > boxes[:, :2]).all(1).nonzero().squeeze(1)
         boxes, found = boxes[visible], found.select(visible)
-        counts = torch.bincount(found.image, minlength=len(batch)).tolist()
+        counts = per_image(found.image, len(batch)).tolist()
         columns = Copies(boxes, found.scores, found.classes)
         return Begun(counts, columns, self._masks(dense, found, counts, batch, config.mask_threshold, later))
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from condinst.config import SIZE_DIVISOR, InputConfig, ShortestEdge
-from condinst.transfer import constant
+from condinst.transfer import Ahead, constant
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,23 @@ def prepare(image: NDArray[np.uint8], config: InputConfig, size: tuple[int, int]
 
 
 class Stacked(Sequence[Prepared]):
-    """Images of one padded size, side by side in memory that a GPU copies by itself.
+    """Images of one padded size, side by side in memory that a GPU copies by itself, and on their way there.
 
-    Made by whoever hands a batch to the model, so that the model's thread has nothing to copy. Its images are
-    views of that memory: who keeps them alone holds no pixels twice.
+    Made by whoever hands a batch to the model, so that the model's thread has nothing to copy and the GPU
+    nothing to wait for. Its images are views of that memory: who keeps them alone holds no pixels twice.
     """
 
     def __init__(self, batch: Sequence[Prepared], device: torch.device) -> None:
         """Pinned where `device` is a GPU. Raises ValueError for images of several padded sizes."""
         height, width = batch[0].padded
         shape = (len(batch), height, width, 3)
-        self.pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        """(N, H, W, 3) uint8 RGB; what is beside an image is anything."""
-        self._items = [_put(item, place) for item, place in zip(batch, self.pixels.numpy(), strict=True)]
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._items = [_put(item, place) for item, place in zip(batch, pixels.numpy(), strict=True)]
+        self._pixels = Ahead(pixels, device)
+
+    def pixels(self) -> Tensor:
+        """(N, H, W, 3) uint8 RGB on the device; what is beside an image is anything."""
+        return self._pixels.take()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -109,7 +113,7 @@ def to_batch(batch: Sequence[Prepared], config: InputConfig, device: torch.devic
     Channels last. Raises ValueError for images of several padded sizes.
     """
     stacked = batch if isinstance(batch, Stacked) else Stacked(batch, device)
-    out = stacked.pixels.to(device, non_blocking=True)
+    out = stacked.pixels()
     if config.channel_order == "bgr":
         out = out.flip(3)
     out = out.float().sub_(constant(config.mean, device)).div_(constant(config.std, device))

@@ -30,6 +30,47 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
 
 
+def rest(device: torch.device) -> None:
+    """Wait until the device has done what it was given, and leave the core to others meanwhile.
+
+    What waits for a GPU by reading from it keeps its core busy.
+    """
+    if device.type == "cuda":
+        event = torch.cuda.Event(blocking=True)
+        event.record(torch.cuda.current_stream(device))
+        event.synchronize()
+
+
+@lru_cache(maxsize=8)
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """The stream in which a GPU copies what it is to work on next."""
+    return torch.cuda.Stream(device)
+
+
+class Ahead:
+    """A tensor of pinned memory on its way to a GPU, beside what that does. On a CPU it stays where it is."""
+
+    def __init__(self, host: Tensor, device: torch.device) -> None:
+        """In any thread. Raises what torch does where the GPU has no room."""
+        self._host, self._device = host, device
+        self._there: Tensor | None = None
+        if device.type == "cuda":
+            stream = _copying(device)
+            with torch.cuda.stream(stream):
+                self._there = host.to(device, non_blocking=True)
+                self._arrived = stream.record_event()
+
+    def take(self) -> Tensor:
+        """The tensor there, for what the current stream does next; if taken again, it is copied again."""
+        there, self._there = self._there, None
+        if there is None:
+            return self._host.to(self._device, non_blocking=True)
+        stream = torch.cuda.current_stream(self._device)
+        stream.wait_event(self._arrived)
+        there.record_stream(stream)  # or its memory could be another's while it is still read
+        return there
+
+
 class Copies:
     """Tensors of a device on their way to the host; `tensors` waits for them.
 

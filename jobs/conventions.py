@@ -56,7 +56,8 @@ class ResourcesSection(Section):
     memory: Size | None = Field(
         default=None,
         description="Memory of each worker, for example `16Gi`: what Ray reserves. A rendered pod has 1 GiB "
-        "more, for Ray. Default: Ray reserves none, a pod has `4Gi` for each worker.",
+        "more, for Ray. Default: Ray reserves none, a pod has `4Gi` for each worker, "
+        "`8Gi` where it has a GPU.",
     )
     accelerator: str | None = Field(
         default=None,

@@ -14,6 +14,12 @@ HEAD_CPUS, HEAD_MEMORY = "2", "4Gi"
 SUBMITTER_CPUS, SUBMITTER_MEMORY = "250m", "1Gi"
 WORKER_MEMORY = "4Gi"
 """Of each worker, where the spec says nothing: twice what the demo model takes with two shards in work."""
+GPU_WORKER_MEMORY = "8Gi"
+"""The same with a GPU: CUDA's libraries, and pixels of two shards in work, in pinned memory and before it.
+
+Reckoned: 3 GiB, 1 GiB of batches on their way, 1.5 of what waits for them, the rest for decoding, and for
+pinned memory, which torch takes in powers of two and keeps.
+"""
 OWN_MEMORY = 2**30
 """Bytes of a worker's pod for Ray itself: its daemons and its shared memory."""
 OBJECT_STORE = 128 * 2**20
@@ -77,7 +83,8 @@ def _head(job: Job, spec_map: str, grows: bool) -> Manifest:
 
 def _workers(job: Job, spec_map: str) -> Manifest:
     each = job.workers_a_pod
-    memory = size(job.resources.memory or WORKER_MEMORY) * each
+    usual = GPU_WORKER_MEMORY if job.gpus else WORKER_MEMORY
+    memory = size(job.resources.memory or usual) * each
     limits = _resources(str(job.cpus * each), f"{-(-(memory + OWN_MEMORY) // 2**20)}Mi")
     parameters = {
         "num-cpus": str(job.cpus * each),

@@ -8,13 +8,16 @@ image at a time in float32; and the share of what the card's matrix units could 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from condinst.compiled import CompileError
 from condinst.config import DetectConfig
+from condinst.instances import Instances
 from condinst.model import CondInst
 from condinst.precision import quickest_precision
 from condinst.preprocess import Prepared
@@ -22,6 +25,7 @@ from pipeline.clock import Clock
 from pipeline.inference import Inference
 from pipeline.worker import MOST_ENCODERS
 from tests.bench.harness import Timing, measure, report
+from tests.bench.profiling import device_shares
 
 INSTANCES = 50
 BATCHES = 12
@@ -54,6 +58,9 @@ def run(make: Callable[[], CondInst], image: Prepared, size: int) -> None:
     detect = DetectConfig(candidate_threshold=0.0, max_instances=INSTANCES)
     torch.backends.cudnn.allow_tf32 = False
     model = make().optimize_for_inference("float32").to("cuda")
+    few = [image, *sizes_of_their_own(image, 3)]
+    agreement = agreeing(model.predict_prepared(few, detect), make(), few, detect)
+    print(agreement, flush=True)
     alone = measure(partial(model.predict_prepared, [image], detect), REPEATS, warmup=3)
     model = make().optimize_for_inference(precision).to("cuda")
     with FlopCounterMode(display=False) as counted:
@@ -78,10 +85,50 @@ def run(make: Callable[[], CondInst], image: Prepared, size: int) -> None:
         "peak_gib": round(peak / 2**30, 2),
         "batches": batches.figures(),
         "alone": alone.figures(),
+        "agreement": agreement,
+        "profile": device_shares(lambda: model.predict_prepared(model.stacked([image] * size), detect)),
     }
     print(figures, flush=True)
+    photographs = throughput(model, sizes_of_their_own(image, size), detect, REPEATS)
+    figures["sizes_of_their_own"] = {
+        "images_per_second": round(BATCHES * size / photographs.median, 1),
+        "batches": photographs.figures(),
+    }
+    print(figures["sizes_of_their_own"], flush=True)
     figures["compiled"] = compiled(model, [image] * size, detect)
     report("model-gpu", rate * alone.median, figures)
+
+
+def sizes_of_their_own(image: Prepared, count: int) -> list[Prepared]:
+    """Images of one padded size and 31 widths of input, from photographs of three times their size."""
+    height, width = image.resized
+    edges = [width - 1 - number % 31 for number in range(count)]
+    return [
+        replace(image, pixels=image.pixels[:, :edge], size=(3 * height, 3 * edge + number // 31))
+        for number, edge in enumerate(edges)
+    ]
+
+
+def agreeing(
+    found: list[Instances], model: CondInst, batch: list[Prepared], detect: DetectConfig
+) -> dict[str, float]:
+    """How a card's instances differ from a processor's, in order of their scores."""
+    want = model.optimize_for_inference("float32").predict_prepared(batch, detect)
+    pairs = list(zip(want, found, strict=True))
+    areas = (
+        np.concatenate([one.masks.area for one in want]),
+        np.concatenate([one.masks.area for one in found]),
+    )
+    if len(areas[0]) != len(areas[1]):
+        raise RuntimeError(f"the card finds {len(areas[1])} instances, the processor {len(areas[0])}")
+    return {
+        "instances": len(areas[0]),
+        "largest_score_difference": max(float(np.abs(a.scores - b.scores).max()) for a, b in pairs),
+        "boxes_within_a_pixel": float(
+            np.mean(np.concatenate([(np.abs(a.boxes - b.boxes) < 1).all(1) for a, b in pairs]))
+        ),
+        "areas_within_a_percent": float(np.mean(np.abs(areas[0] - areas[1]) <= 0.01 * areas[0] + 4)),
+    }
 
 
 def compiled(model: CondInst, batch: list[Prepared], detect: DetectConfig) -> dict[str, object]:

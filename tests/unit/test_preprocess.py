@@ -87,5 +87,5 @@ def test_a_stacked_batch_is_the_same_and_holds_no_pixels_twice() -> None:
     for item, own in zip(items, stacked, strict=True):
         assert np.array_equal(item.pixels, own.pixels)
         assert (item.size, item.padded) == (own.size, own.padded)
-        assert np.shares_memory(own.pixels, stacked.pixels.numpy())
+        assert np.shares_memory(own.pixels, stacked.pixels().numpy())
     assert torch.equal(to_batch(stacked[1:], config, device), to_batch(items[1:], config, device))

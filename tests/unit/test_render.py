@@ -143,9 +143,9 @@ def test_a_change_of_the_spec_changes_the_maps_name(tmp_path: Path) -> None:
     ("workers", "pods", "cpus", "gpus", "memory"),
     [
         ("{count: 5, gpus: 0.5, cpus: 3, memory: 2Gi}", (3, 3, 3), "6", "1", "5120Mi"),
-        ("{count: 2, gpus: 1, cpus: 8}", (2, 2, 2), "8", "1", "5120Mi"),
-        ("{count: 2, gpus: 0.7}", (2, 2, 2), "1", "1", "5120Mi"),
-        ("{min: 3, max: 10, gpus: 0.25, cpus: 1}", (1, 1, 3), "4", "1", "17408Mi"),
+        ("{count: 2, gpus: 1, cpus: 8}", (2, 2, 2), "8", "1", "9216Mi"),
+        ("{count: 2, gpus: 0.7}", (2, 2, 2), "1", "1", "9216Mi"),
+        ("{min: 3, max: 10, gpus: 0.25, cpus: 1}", (1, 1, 3), "4", "1", "33792Mi"),
         ("{min: 3, max: 10, memory: 1G}", (3, 3, 10), "1", None, "1978Mi"),
     ],
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from condinst.transfer import Copies, constant, onto, table
+from condinst import transfer
+from condinst.transfer import Ahead, Copies, constant, onto, rest, table
 from condinst.upsample import resize_axis
 
 CPU = torch.device("cpu")
@@ -74,3 +75,58 @@ def test_copies_are_pinned_recorded_and_waited_for_once(monkeypatch: pytest.Monk
     assert (pinned, [one.waits for one in events]) == ([True], [0])
     assert [copies.tensors()[0].tolist() for _ in range(2)] == [[0, 1, 2, 3, 4, 5]] * 2
     assert [one.waits for one in events] == [1]
+
+
+class Stream:
+    """Of CUDA: notes what is asked of it."""
+
+    def __init__(self, name: str, said: list[str]) -> None:
+        self._name, self._said = name, said
+
+    def __enter__(self) -> None:
+        self._said.append(f"{self._name} begins")
+
+    def __exit__(self, *_: object) -> None:
+        self._said.append(f"{self._name} ends")
+
+    def record_event(self) -> str:
+        return f"event of {self._name}"
+
+    def wait_event(self, event: str) -> None:
+        self._said.append(f"{self._name} waits for {event}")
+
+
+def test_a_batch_is_copied_beside_the_one_before_and_kept_while_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    own, models = Stream("own", said), Stream("the model's", said)
+
+    class There:
+        def record_stream(self, stream: Stream) -> None:
+            assert stream is models
+            said.append("kept for the model's")
+
+    class Host:
+        def to(self, device: torch.device, non_blocking: bool) -> There:
+            assert non_blocking
+            said.append("copied")
+            return There()
+
+    monkeypatch.setattr(transfer, "_copying", lambda device: own)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: models)
+    ahead = Ahead(Host(), torch.device("cuda"))  # type: ignore[arg-type]
+    assert said == ["own begins", "copied", "own ends"]
+    said.clear()
+    ahead.take()
+    assert said == ["the model's waits for event of own", "kept for the model's"]
+    said.clear()
+    ahead.take()
+    assert said == ["copied"], "a batch that is tried again is in the host's memory still"
+
+
+def test_a_processor_is_not_waited_for() -> None:
+    rest(CPU)
+    values = torch.arange(3)
+    assert Ahead(values, CPU).take() is values
