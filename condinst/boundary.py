@@ -201,11 +201,10 @@ def _sigmoid(values: Tensor) -> Tensor:
     return padded.sigmoid_()[: len(values)]
 
 
-def _positions(squares: Squares, frame: Frame, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _positions(squares: Squares, down: Along, across: Along, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows and columns (count, m) of samples of squares, and which lie in the image, (count, count, m)."""
     steps = torch.arange(count, device=squares.row.device).view(-1, 1) + 2
     rows, cols = STRIDE * squares.row + steps, STRIDE * squares.col + steps
-    down, across = frame.along(squares.instance)
     valid_rows = (rows >= 0) & (rows < down.source)
     valid_cols = (cols >= 0) & (cols < across.source)
     return rows, cols, valid_rows.unsqueeze(1) & valid_cols.unsqueeze(0)
@@ -217,7 +216,7 @@ def _number(instance: Tensor, x: Tensor, y: Tensor, frame: Frame) -> Tensor:
 
 def _changes_at_samples(values: Tensor, squares: Squares, frame: Frame) -> Tensor:
     """Changes where the resized image has the output's size: its pixels are the samples."""
-    _, _, valid = _positions(squares, frame, STRIDE + 1)
+    _, _, valid = _positions(squares, *frame.along(squares.instance), STRIDE + 1)
     on = ((values > frame.threshold) & valid)[:, :-1]
     down, across, which = (on[1:] ^ on[:-1]).nonzero(as_tuple=True)
     row, col = STRIDE * pick(squares.row, which) + 2 + down, STRIDE * pick(squares.col, which) + 2 + across
@@ -250,8 +249,8 @@ def _mixed_cells(values: Tensor, squares: Squares, frame: Frame) -> Cells:
     sums = _codes(values, *frame.levels)
     sums = sums[:-1] + sums[1:]
     sums = sums[:, :-1] + sums[:, 1:]
-    rows, cols, valid = _positions(squares, frame, STRIDE)
     own_rows, own_cols = frame.along(squares.instance)
+    rows, cols, valid = _positions(squares, own_rows, own_cols, STRIDE)
     outermost = (rows == 0) | (rows == own_rows.source - 1)
     filled = own_cols.filled(cols.clamp(min=0).clamp(max=own_cols.source - 1))
     mixed = valid & filled & (sums > 0) & ((sums < 8) | outermost.unsqueeze(1))

@@ -105,13 +105,16 @@ def top(image: Tensor, images: int, rank: Tensor, count: int) -> Tensor:
     longest = int(held.max())
     if longest <= count:
         return torch.ones_like(image, dtype=torch.bool)
-    place = image, torch.arange(len(image), device=image.device) - (held.cumsum(0) - held)[image]
-    row = rank.new_full((images, longest), -1)
-    row[place] = rank
+    place: tuple[Tensor, ...] | None = None
+    row = rank[None]
+    if images > 1:
+        place = image, torch.arange(len(image), device=image.device) - (held.cumsum(0) - held)[image]
+        row = rank.new_full((images, longest), -1)
+        row[place] = rank
     last = row.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
     above, equal = row > last, row == last
     keep = above | equal & (equal.cumsum(1) <= count - above.sum(1, keepdim=True))
-    return keep[place]
+    return keep[0] if place is None else keep[place]
 
 
 def per_image(image: Tensor, images: int) -> Tensor:

@@ -77,7 +77,7 @@ class Head(nn.Module):
             tower = _through(self.box_tower, x, None if norms is None else norms[:, level, 1])
             classes = _through(self.class_tower, x, None if norms is None else norms[:, level, 0])
             out.logits.append(self.logits(classes).float())
-            out.distances.append(F.relu(self.distances(tower).float() * self.scales[level].float()))
+            out.distances.append(F.relu(self.distances(tower).float() * self.scales[level]))
             out.quality.append(self.quality(tower).float())
             out.tower.append(tower)
         return out

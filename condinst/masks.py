@@ -62,10 +62,18 @@ def full_size_masks(
         return RleMasks.concatenate(part.masks() for part in changes)
 
 
-def kind(sizes: Sizes) -> tuple[bool, bool]:
-    """What images have in common whose masks may go through `mask_changes` together."""
+Kind = tuple[bool, bool, int, int]
+
+
+def kind(sizes: Sizes) -> Kind:
+    """What images have in common whose masks may go through `mask_changes` together.
+
+    Whether they are resized, by which of PyTorch's kernels, and by how much, roughly: cells of all are worked
+    through at the size of the largest.
+    """
     resized, size = sizes
-    return resized == size, weights_first(*size)
+    down, across = (-(-full // net) for full, net in zip(size, resized, strict=True))
+    return resized == size, weights_first(*size), down, across
 
 
 def mask_changes(
@@ -73,12 +81,17 @@ def mask_changes(
 ) -> Iterator[MaskChanges]:
     """What `full_size_masks` does on the logits' device, in pieces whose masks follow each other.
 
-    `images`, of one `kind`: how many of the masks are each one's, an image's after another's. For inference
-    mode. Raises as `full_size_masks`.
+    `images`: how many of the masks are each one's, an image's after another's. For inference mode. Raises as
+    `full_size_masks`, and ValueError for images of several kinds or numbers that do not make up the masks.
     """
     for (resized, size), _ in images:
         _check(logits, resized, size, threshold)
-    frame = _frame(images, threshold, logits.device)
+    if len({kind(sizes) for sizes, _ in images}) > 1 or sum(count for _, count in images) != len(logits):
+        raise ValueError(f"{len(logits)} masks are not those of images of one kind: {images}")
+    return _in_parts(logits, _frame(images, threshold, logits.device))
+
+
+def _in_parts(logits: Tensor, frame: Frame) -> Iterator[MaskChanges]:
     cells = _GPU_CELLS if logits.is_cuda else _CELLS
     step = max(cells // (logits.shape[1] * logits.shape[2]), 1)
     for at in range(0, len(logits), step):

@@ -19,7 +19,7 @@ from condinst.fpn import FeaturePyramid
 from condinst.head import Head, HeadOutput
 from condinst.instances import Instances, RleMasks
 from condinst.mask import MASK_STRIDE, MaskBranch, conditional_masks
-from condinst.masks import MaskChanges, Sizes, kind, mask_changes
+from condinst.masks import Kind, MaskChanges, Sizes, kind, mask_changes
 from condinst.preprocess import Prepared, Stacked, prepare, to_batch
 from condinst.transfer import Copies, constant, onto, rest, table
 
@@ -245,7 +245,7 @@ class CondInst(nn.Module):
         parameters, ends = self.generate(dense.head, found), np.cumsum(counts).tolist()
         pixels = batch[0].padded[0] * batch[0].padded[1] // MASK_STRIDE**2
         sizes: list[Sizes] = [(item.resized, item.size) for item in batch]
-        alike: dict[tuple[bool, bool], list[tuple[int, range]]] = {}
+        alike: dict[Kind, list[tuple[int, range]]] = {}
         for number, count in enumerate(counts):
             own = number, range(ends[number] - count, ends[number])
             alike.setdefault(kind(sizes[number]), []).append(own)

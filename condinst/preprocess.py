@@ -110,7 +110,8 @@ class Stacked(Sequence[Prepared]):
 def to_batch(batch: Sequence[Prepared], config: InputConfig, device: torch.device) -> Tensor:
     """(N, 3, H, W) float32 normalised input of images that share one padded size; zeros are the padding.
 
-    Channels last. Raises ValueError for images of several padded sizes.
+    Channels last; `Stacked` images on the device that they were stacked for. Raises ValueError for images of
+    several padded sizes.
     """
     stacked = batch if isinstance(batch, Stacked) else Stacked(batch, device)
     out = stacked.pixels()

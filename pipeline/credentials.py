@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _DESCRIPTIONS = create_loader()
 """Of AWS's services, as read by any session: each on its own would parse them anew."""
 NOT_RENEWED = "credentials could not be renewed"
+_PLAIN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
 _LIFE = timedelta(minutes=1)
 """How long obstore may keep what botocore gave it. botocore knows when to renew; asking it is cheap."""
 _REMEDY = (
@@ -156,7 +157,7 @@ def _client(session: Any, bucket: str, region: str, options: StoreOptions) -> tu
 
 def moment(told: Any) -> datetime:
     """A service's time. botocore's own way takes two thirds of the time that a long listing takes."""
-    if isinstance(told, str) and told.endswith("Z"):
+    if isinstance(told, str) and _PLAIN.fullmatch(told):
         with suppress(ValueError):
             return datetime.fromisoformat(told)
     found: datetime = parse_timestamp(told)

@@ -253,8 +253,8 @@ def _results(
     more: dict[str, Any] = {}
     if settings.accelerator is not None:
         more["accelerator_type"] = settings.accelerator
-    if settings.env:
-        more["runtime_env"] = {"env_vars": dict(settings.env)}
+    if settings.process_env:
+        more["runtime_env"] = {"env_vars": settings.process_env}
     reports = _blocks(shards).map_batches(
         ShardActor,
         fn_constructor_kwargs={"settings": settings, "run": run, "retry": retry},

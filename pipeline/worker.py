@@ -164,7 +164,7 @@ class Worker:
         """The batch as the model takes it soonest; as it is where memory lacks, for the model to cut it."""
         try:
             return self._model.stacked(batch)
-        except (RuntimeError, MemoryError):
+        except (RuntimeError, MemoryError):  # of whatever else, the model's thread will know what to do
             return batch
 
     def _norms_of(

@@ -45,6 +45,7 @@ def listed_bucket(keys: int) -> Iterator[str]:
     receiver, sender = context.Pipe(duplex=False)
     server = context.Process(target=_serve, args=(keys, sender), daemon=True)
     server.start()
+    sender.close()  # so that a server that does not start is the end, and not waited for
     os.environ |= {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{receiver.recv()}",
         "AWS_ACCESS_KEY_ID": "bench",

@@ -132,8 +132,10 @@ def test_a_mask_is_the_same_alone_as_among_others():
 def batches(draw):
     """Several images of one padded input: of one kind, which is that of most photographs, or of any."""
     h4, w4 = 8 * draw(st.integers(1, 6)), 8 * draw(st.integers(1, 6))
-    resized = st.tuples(st.integers(4 * h4 - 31, 4 * h4), st.integers(4 * w4 - 31, 4 * w4))
-    size = st.one_of(st.none(), st.tuples(st.integers(1, 300), st.integers(1, 300)))
+    edges = [draw(st.lists(st.integers(4 * n - 31, 4 * n), min_size=1, max_size=2)) for n in (h4, w4)]
+    sides = [draw(st.lists(st.integers(1, 300), min_size=1, max_size=2)) for _ in range(2)]
+    resized, other = (st.tuples(*map(st.sampled_from, pair)) for pair in (edges, sides))
+    size = st.one_of(st.none(), other)
     images = []
     for own in draw(st.lists(st.tuples(resized, size, st.integers(0, 3)), min_size=1, max_size=5)):
         images.append(((own[0], own[1] or own[0]), own[2]))
@@ -167,6 +169,14 @@ def assert_what_each_alone_has(images, logits, threshold):
         assert got.counts == want.counts
         for name in ("x", "y", "height", "width", "area"):
             assert getattr(got, name).tolist() == getattr(want, name).tolist()
+
+
+def test_masks_that_do_not_go_together_are_refused():
+    logits = torch.zeros(2, 8, 8)
+    one, other = ((32, 32), (32, 32)), ((32, 32), (64, 64))
+    for images in ([(one, 1), (other, 1)], [(one, 1)]):
+        with pytest.raises(ValueError, match="images of one kind"):
+            masks.mask_changes(logits, images)
 
 
 @pytest.mark.parametrize("pieces", [(1, 1), (1 << 8, 50), (1 << 26, 1 << 24)])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from condinst import rle
 from condinst.config import DetectConfig, HeadConfig
 from condinst.detect import clip_boxes, detect, edges
 from condinst.head import Head
 from condinst.instances import Instances
-from condinst.mask import aligned_bilinear
+from condinst.mask import aligned_bilinear, doubled
 from condinst.preprocess import to_batch
 from tests.bench.reference import full_frame_masks
 from tests.tiny import tiny_model
@@ -122,6 +124,22 @@ def test_aligned_bilinear_puts_inputs_where_it_says() -> None:
         assert y.shape == (1, 1, 4 * factor, 5 * factor)
         half = factor // 2
         assert torch.allclose(y[:, :, half::factor, half::factor], x, atol=1e-6)
+
+
+@given(st.integers(0, 3), st.integers(1, 80), st.integers(1, 80), st.integers(0, 2**31))
+def test_logits_are_doubled_as_by_two_aligned_bilinear(n: int, h: int, w: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    magnitudes = 10.0 ** torch.randint(-6, 6, (n, h, w), generator=generator)
+    x = torch.randn(n, h, w, generator=generator) * magnitudes
+    assert torch.equal(
+        doubled(x), aligned_bilinear(x[:, None], 2)[:, 0] if n else x.new_zeros(0, 2 * h, 2 * w)
+    )
+
+
+def test_scales_of_distances_are_not_rounded() -> None:
+    model = tiny_model()
+    model.head.scales.data.fill_(1.2345)
+    assert model.optimize_for_inference("bfloat16").head.scales.tolist() == pytest.approx([1.2345] * 5)
 
 
 def test_masks_are_the_same_however_few_go_through_at_once(

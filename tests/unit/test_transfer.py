@@ -126,7 +126,21 @@ def test_a_batch_is_copied_beside_the_one_before_and_kept_while_it_is_read(
     assert said == ["copied"], "a batch that is tried again is in the host's memory still"
 
 
-def test_a_processor_is_not_waited_for() -> None:
+def test_a_gpu_is_waited_for_by_an_event_that_leaves_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+
+    def event(blocking: bool) -> Event:
+        events.append(Event(blocking))
+        return events[-1]
+
+    monkeypatch.setattr(torch.cuda, "Event", event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the stream")
     rest(CPU)
+    assert not events
+    rest(torch.device("cuda"))
+    assert [one.waits for one in events] == [1]
+
+
+def test_what_a_processor_is_given_is_there() -> None:
     values = torch.arange(3)
     assert Ahead(values, CPU).take() is values
