@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from condinst.config import SIZE_DIVISOR, InputConfig, ShortestEdge
-from condinst.transfer import Ahead, constant
+from condinst.transfer import Upload, constant
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Stacked(Sequence[Prepared]):
         shape = (len(batch), height, width, 3)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._items = [_put(item, place) for item, place in zip(batch, pixels.numpy(), strict=True)]
-        self._pixels = Ahead(pixels, device)
+        self._pixels = Upload(pixels, device)
 
     def pixels(self) -> Tensor:
         """(N, H, W, 3) uint8 RGB on the device; what is beside an image is anything."""

@@ -33,7 +33,8 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
 def rest(device: torch.device) -> None:
     """Wait until the device has done what it was given, and leave the core to others meanwhile.
 
-    What waits for a GPU by reading from it keeps its core busy.
+    What waits for a GPU by reading from it keeps its core busy. What is computed next is started only then: a
+    moment in which the GPU has nothing to do, once a batch.
     """
     if device.type == "cuda":
         event = torch.cuda.Event(blocking=True)
@@ -47,7 +48,7 @@ def _copying(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-class Ahead:
+class Upload:
     """A tensor of pinned memory on its way to a GPU, beside what that does. On a CPU it stays where it is."""
 
     def __init__(self, host: Tensor, device: torch.device) -> None:

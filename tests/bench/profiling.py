@@ -26,14 +26,15 @@ def shares(run: Callable[[], object]) -> dict[str, float]:
 def device_shares(run: Callable[[], object]) -> dict[str, object]:
     """Kernels' shares of a GPU's working time, and that time's share of the run's.
 
-    `run` ends when the GPU has. Where kernels ran side by side the second may be over 1.
+    `run` ends when the GPU has. Copies do not count; where kernels ran side by side the second may be over 1.
     """
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         start = time.perf_counter()
         run()
         taken = time.perf_counter() - start
-    times = Counter({event.key: event.self_device_time_total for event in found.key_averages()})
+    events = [event for event in found.key_averages() if not event.key.startswith(("Memcpy", "Memset"))]
+    times = Counter({event.key: event.self_device_time_total for event in events})
     return {"busy": round(times.total() / 1e6 / taken, 3), "kernels": _largest(times)}
 
 

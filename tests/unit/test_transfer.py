@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from condinst import transfer
-from condinst.transfer import Ahead, Copies, constant, onto, rest, table
+from condinst.transfer import Copies, Upload, constant, onto, rest, table
 from condinst.upsample import resize_axis
 
 CPU = torch.device("cpu")
@@ -116,13 +116,13 @@ def test_a_batch_is_copied_beside_the_one_before_and_kept_while_it_is_read(
     monkeypatch.setattr(transfer, "_copying", lambda device: own)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: models)
-    ahead = Ahead(Host(), torch.device("cuda"))  # type: ignore[arg-type]
+    upload = Upload(Host(), torch.device("cuda"))  # type: ignore[arg-type]
     assert said == ["own begins", "copied", "own ends"]
     said.clear()
-    ahead.take()
+    upload.take()
     assert said == ["the model's waits for event of own", "kept for the model's"]
     said.clear()
-    ahead.take()
+    upload.take()
     assert said == ["copied"], "a batch that is tried again is in the host's memory still"
 
 
@@ -143,4 +143,4 @@ def test_a_gpu_is_waited_for_by_an_event_that_leaves_the_core(monkeypatch: pytes
 
 def test_what_a_processor_is_given_is_there() -> None:
     values = torch.arange(3)
-    assert Ahead(values, CPU).take() is values
+    assert Upload(values, CPU).take() is values
