@@ -241,7 +241,11 @@ class JobSpec(Section):
     )
     schedule: ScheduleSection | None = Field(default=None, description="When the job runs by itself.")
     env: PlainEnvironment = Field(
-        default={}, description="Environment variables of the job's processes: `{AWS_REGION: eu-north-1}`."
+        default={},
+        description="Environment variables of the job's processes: `{AWS_REGION: eu-north-1}`. Of a segment "
+        "job, workers without a GPU also get `MALLOC_ARENA_MAX`, `MALLOC_MMAP_THRESHOLD_`, "
+        "`MALLOC_TRIM_THRESHOLD_` and `THP_MEM_ALLOC_ENABLE`, which keep memory from batch to batch; what is "
+        "named here goes before.",
     )
     secrets: EnvironmentNames = Field(
         default=(),

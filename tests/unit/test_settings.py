@@ -11,7 +11,7 @@ import pytest
 from pipeline import settings as module
 from pipeline.decode import DecodeLimits
 from pipeline.manifest import InputSource
-from pipeline.settings import SegmentSettings, difference
+from pipeline.settings import KEEPS_MEMORY, SegmentSettings, difference
 from pipeline.storage import StoreOptions
 
 SETTINGS = SegmentSettings(
@@ -90,3 +90,12 @@ def test_difference_says_old_and_new_and_what_is_new_altogether() -> None:
 
 def test_settings_travel_to_workers() -> None:
     assert pickle.loads(pickle.dumps(SETTINGS)) == SETTINGS
+
+
+def test_workers_without_a_gpu_keep_memory_unless_the_spec_says_otherwise() -> None:
+    stated = replace(SETTINGS, env={"AWS_REGION": "eu-north-1", "MALLOC_ARENA_MAX": "4"})
+    assert stated.process_env == {**KEEPS_MEMORY, "AWS_REGION": "eu-north-1", "MALLOC_ARENA_MAX": "4"}
+    assert replace(SETTINGS, gpus=1).process_env == {}
+    assert replace(stated, gpus=1).process_env == stated.env
+    assert replace(SETTINGS, stitching=True).process_env == {}, "which has no model"
+    assert stated.fingerprint() == SETTINGS.fingerprint()
