@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from condinst import rle
 from condinst.instances import Instances
 
 Kind = Literal["bbox", "segm"]
@@ -73,18 +72,16 @@ def to_results(
     image_id: int, instances: Instances, size: tuple[int, int], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
     """COCO results of one image of (height, width); `category_ids[c]` is the truth's id of class c."""
-    masks = instances.masks
     results = []
-    for n in range(len(instances)):
+    for n, counts in enumerate(instances.masks.frames(size)):
         x1, y1, x2, y2 = (float(v) for v in instances.boxes[n])
-        crop = (int(masks.x[n]), int(masks.y[n]), int(masks.height[n]), int(masks.width[n]))
         results.append(
             {
                 "image_id": image_id,
                 "category_id": category_ids[int(instances.classes[n])],
                 "score": float(instances.scores[n]),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "segmentation": {"size": list(size), "counts": rle.embed(masks.counts[n], *crop, *size)},
+                "segmentation": {"size": list(size), "counts": counts},
             }
         )
     return results

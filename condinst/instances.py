@@ -42,6 +42,11 @@ class RleMasks:
             [self.counts[at] for at in picked],
         )
 
+    def frames(self, size: tuple[int, int]) -> list[bytes]:
+        """COCO compressed RLEs of the whole image, (height, width); ValueError for a mask that leaves it."""
+        crops = zip(self.counts, self.x, self.y, self.height, self.width, strict=True)
+        return [rle.embed(counts, int(x), int(y), int(h), int(w), *size) for counts, x, y, h, w in crops]
+
     @staticmethod
     def empty(count: int = 0) -> RleMasks:
         """`count` masks without pixels."""

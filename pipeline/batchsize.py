@@ -45,7 +45,7 @@ def fitted(settings: SegmentSettings, *, local: bool) -> SegmentSettings:
         "num_gpus": settings.gpus,
         "memory": settings.memory or None,
         "accelerator_type": settings.accelerator,
-        "runtime_env": {"env_vars": dict(settings.env)},
+        "runtime_env": {"env_vars": settings.process_env},
         "max_calls": 1,  # the memory is the workers' again; Ray takes it here, and not in `.options`
     }
     with cluster(settings, 1):

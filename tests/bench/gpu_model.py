@@ -15,7 +15,6 @@ import torch
 from pycocotools import mask as coco
 from torch.utils.flop_counter import FlopCounterMode
 
-from condinst import rle
 from condinst.compiled import CompileError
 from condinst.config import DetectConfig
 from condinst.instances import Instances, RleMasks
@@ -127,22 +126,18 @@ def agreeing(
         together = [part.masks() for part in mask_changes(logits[2:], images)]
     pairs = zip(logits[2:].split(2), images, strict=True)
     alone = [full_size_masks(own, *sizes) for own, (sizes, _) in pairs]
+    same = RleMasks.concatenate(together).counts == RleMasks.concatenate(alone).counts
     return {
         "instances": sum(len(one) for one in want),
         "least_share_of_an_image": round(min(shares), 4),
-        "sizes_together_as_alone": RleMasks.concatenate(together).counts
-        == RleMasks.concatenate(alone).counts,
+        "sizes_together_as_alone": same,
     }
 
 
 def has(found: Instances, want: Instances, size: tuple[int, int]) -> float:
     """The share of wanted instances that are among the found; masks of no pixels are all the same."""
     frames = [
-        [
-            {"size": list(size), "counts": rle.embed(counts, *map(int, crop), *size)}
-            for counts, *crop in zip(m.counts, m.x, m.y, m.height, m.width, strict=True)
-        ]
-        for m in (want.masks, found.masks)
+        [{"size": list(size), "counts": counts} for counts in one.masks.frames(size)] for one in (want, found)
     ]
     overlaps = coco.iou(*frames, [0] * len(frames[1]))
     empty = (want.masks.area == 0)[:, None] & (found.masks.area == 0)

@@ -6,12 +6,13 @@ Serves what ListObjectsV2 answers, a thousand keys a page, in a process of its o
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from urllib.parse import parse_qs, urlsplit
+
+from tests.bench.s3 import point_clients_at
 
 PAGE = 1000
 _HEAD = '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult>'
@@ -46,12 +47,7 @@ def listed_bucket(keys: int) -> Iterator[str]:
     server = context.Process(target=_serve, args=(keys, sender), daemon=True)
     server.start()
     sender.close()  # so that a server that does not start is the end, and not waited for
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{receiver.recv()}",
-        "AWS_ACCESS_KEY_ID": "bench",
-        "AWS_SECRET_ACCESS_KEY": "bench",
-        "AWS_REGION": "us-east-1",
-    }
+    point_clients_at(f"http://127.0.0.1:{receiver.recv()}")
     try:
         yield "s3://listed"
     finally:

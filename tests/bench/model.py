@@ -6,12 +6,12 @@ perhaps a batch's number of images as `--batch`, it is `tests.bench.gpu_model` i
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
 from pycocotools import mask as coco
 
-from condinst import rle
 from condinst.config import DetectConfig, ModelConfig
 from condinst.instances import Instances
 from condinst.model import CondInst
@@ -54,8 +54,6 @@ def picture() -> np.ndarray:
 
 def differences(want: Found, got: Instances) -> dict[str, object]:
     """How far our instances are from the reference's, matched by order of score."""
-    crops = zip(got.masks.counts, got.masks.x, got.masks.y, got.masks.height, got.masks.width, strict=True)
-    whole = [rle.embed(counts, *map(int, crop), *SIZE) for counts, *crop in crops]
     pixels = sum(
         int(
             (
@@ -63,7 +61,7 @@ def differences(want: Found, got: Instances) -> dict[str, object]:
                 != coco.decode({"size": list(SIZE), "counts": b})
             ).sum()
         )
-        for a, b in zip(whole, want.counts, strict=True)
+        for a, b in zip(got.masks.frames(SIZE), want.counts, strict=True)
         if a != b
     )
     return {
@@ -101,18 +99,15 @@ def on_cpu() -> None:
     ratios = {}
     for precision in ("float32", "bfloat16"):
         model = diamonds().optimize_for_inference(precision)  # type: ignore[arg-type]
-        got = model.predict([image], detect)[0]
-        slow, fast = measure_pair(
-            lambda: reference(plain, image, THRESHOLD, INSTANCES),
-            lambda model=model: model.predict([image], detect),  # type: ignore[misc]
-            REPEATS,
-        )
+        predict = partial(model.predict, [image], detect)
+        got = predict()[0]
+        slow, fast = measure_pair(partial(reference, plain, image, THRESHOLD, INSTANCES), predict, REPEATS)
         ratios[precision] = slow.median / fast.median
         figures[precision] = {
             "ratio": round(ratios[precision], 2),
             "reference": slow.figures(),
             "ours": fast.figures(),
-            "profile": shares(lambda model=model: model.predict([image], detect)),  # type: ignore[misc]
+            "profile": shares(predict),
         }
         if precision == "float32":
             figures["same_outputs"] = differences(want, got)

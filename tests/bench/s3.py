@@ -23,15 +23,20 @@ def s3_server(log: IO[bytes] | None = None) -> Iterator[str]:
     `log` gets a line for each request.
     """
     with moto_server(subprocess.DEVNULL if log is None else log) as url:
-        os.environ |= {
-            "AWS_ENDPOINT_URL": url,
-            "AWS_ACCESS_KEY_ID": "bench",
-            "AWS_SECRET_ACCESS_KEY": "bench",
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+        point_clients_at(url)
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield f"s3://{BUCKET}"
+
+
+def point_clients_at(url: str) -> None:
+    """Have the environment send every S3 client of this process, and of those it starts, to a server."""
+    os.environ |= {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
 
 
 def put_folder(folder: Path, prefix: str = "") -> None:

@@ -31,8 +31,9 @@ def test_a_services_time_is_read_as_botocore_reads_it(told: object) -> None:
 
 def test_listings_are_read_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """botocore's own way is several times as slow as all else of a listing."""
-    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
-        monkeypatch.setenv(name, "x")  # what the bucket sets ends with the test
+    names = ("ENDPOINT_URL", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION", "DEFAULT_REGION")
+    for name in names:
+        monkeypatch.setenv(f"AWS_{name}", "x")  # what the bucket sets ends with the test
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
     with listed_bucket(2) as uri:
         client = S3Access(uri.removeprefix("s3://"), StoreOptions()).client
