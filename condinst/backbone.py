@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from condinst.config import BackboneConfig
 
+_VECTOR = 16
+"""Float32 channels that the widest vector registers hold."""
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
@@ -40,12 +42,17 @@ class ConvNorm(nn.Module):
 
     def __init__(self, inp: int, out: int, kernel: int, stride: int = 1, norm: str = "batch") -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inp, out, kernel, stride, padding=kernel // 2, bias=False)
+        # Narrow ones take their locations first: oneDNN's gradient of the weights of a strided 1x1
+        # convolution of fewer channels than a vector holds writes beyond its memory (oneDNN issue 6035).
+        self._every = stride if kernel == 1 and inp < _VECTOR else 1
+        self.conv = nn.Conv2d(inp, out, kernel, stride // self._every, padding=kernel // 2, bias=False)
         self.norm = make_norm(norm, out)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inp, H, W) to (N, out, H', W')."""
+        if self._every > 1:
+            x = x[..., :: self._every, :: self._every]
         out: Tensor = self.norm(self.conv(x))
         return out
 
