@@ -154,6 +154,6 @@ def test_an_uneven_batch_has_the_gradient_of_one_process(
         assert other.keys() == alone.keys()
         for name, value in alone.items():
             # Convolutions of other batch sizes round otherwise; a wrong divisor would be off by a fifth.
-            scale = 1e-4 if name.startswith("told") and name != "told norm" else 1e-2
+            scale = 1e-4 if name.startswith("told") and name != "told norm" else 3e-2
             atol = scale * float(value.abs().max()) + 1e-7
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=atol, msg=lambda m: f"{name}: {m}")  # noqa: B023
