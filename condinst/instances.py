@@ -80,6 +80,8 @@ class Instances:
     """(n,) index into the model's classes."""
     masks: RleMasks
     """n crop-local masks at the image's own resolution."""
+    capped: bool = False
+    """Whether as many were detected as may be in one image: weaker ones may be missing."""
 
     def __len__(self) -> int:
         return len(self.scores)

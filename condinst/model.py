@@ -50,6 +50,8 @@ class Begun:
     """A batch with which the device has nothing more to do than what is under way."""
 
     _counts: Sequence[int]
+    """Each image's detections."""
+    _capped: Sequence[bool]
     _columns: Copies
     _chunks: Sequence[_Chunk]
 
@@ -64,7 +66,7 @@ class Begun:
         ends = np.cumsum(self._counts)[:-1]
         boxes, scores, classes = (np.split(column.numpy(), ends) for column in self._columns.tensors())
         own = map(RleMasks.concatenate, masks)
-        return list(map(Instances, boxes, scores, classes, own))
+        return list(map(Instances, boxes, scores, classes, own, self._capped))
 
 
 @dataclass
@@ -169,12 +171,15 @@ class CondInst(nn.Module):
         dense = (self._compiled or self.dense)(x, self._norms(batch))
         rest(self.device)
         found = detect(dense.head, [item.resized for item in batch], config, self.config.classes)
+        detected = per_image(found.image, len(batch))
         boxes = _to_image(found, batch)
         visible = (boxes[:, 2:] > boxes[:, :2]).all(1).nonzero().squeeze(1)
         boxes, found = boxes[visible], found.select(visible)
-        counts = per_image(found.image, len(batch)).tolist()
+        detected, counts = torch.stack((detected, per_image(found.image, len(batch)))).tolist()
+        capped = [number == config.max_instances for number in detected]
         columns = Copies(boxes, found.scores, found.classes)
-        return Begun(counts, columns, self._masks(dense, found, counts, batch, config.mask_threshold, later))
+        chunks = self._masks(dense, found, counts, batch, config.mask_threshold, later)
+        return Begun(counts, capped, columns, chunks)
 
     @torch.inference_mode()
     def statistics(

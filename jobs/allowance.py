@@ -75,14 +75,14 @@ def too_many(ledger: Ledger, allowance: Allowance, tally: Tally, remedy: str) ->
         planned = f"{allowance.windows:,} planned windows"
     lines = [
         f"{number:,} of {planned} ended badly ({listed}), and max_failed is {allowance}; {remedy}",
-        *(f"  {one_line(example)}" for example in _examples(ledger, statuses)),
+        *(f"  {one_line(example)}" for example in examples(ledger, statuses)),
         f"To look on: {queries(uri, statuses)[-1]}",
         "When that is as it should be, run the job again with a higher max_failed: it goes on.",
     ]
     return TooManyFailed("\n".join(lines))
 
 
-def _examples(ledger: Ledger, statuses: Iterable[str]) -> list[str]:
+def examples(ledger: Ledger, statuses: Iterable[str]) -> list[str]:
     """Some inputs with what happened to them: of each status first, then more of them."""
     by_status: dict[str, list[str]] = {status: [] for status in statuses}
     for commit in ledger.records():

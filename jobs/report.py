@@ -45,6 +45,7 @@ def summary(
         "bytes": tally.bytes,
         "statuses": {status.value: tally.statuses[status.value] for status in Status},
         "instances": tally.instances,
+        "capped": tally.capped,
         "classes": dict(tally.classes.most_common()),
         "shards": tally.shards,
         "splits": worked.splits,

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jobs import structured
 from jobs.allowance import Allowance, too_many
+from jobs.cautions import tell_cautions
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, TooManyFailed, first_of
 from jobs.limits import Limits
@@ -33,7 +34,7 @@ from pipeline.stopping import clear_cancel
 from pipeline.storage import NotFound, Store
 from pipeline.tiled.planning import extend_tiled, freeze_tiled, open_windows
 
-TOLD = ("images", "statuses", "instances", "classes", "shards", "bytes", "seconds", "run")
+TOLD = ("images", "statuses", "instances", "capped", "classes", "shards", "bytes", "seconds", "run")
 """What of the summary the last event says."""
 
 
@@ -153,6 +154,7 @@ def _to_the_end(
     ledger.store.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())
     put_report(ledger.store, drive.console)
     print_report(drive.console, accounts, ledger.store.uri)
+    tell_cautions(drive.console, ledger, accounts)
     return accounts
 
 
@@ -259,4 +261,5 @@ def _complete_already(
         put_report(ledger.store, console)
     console.print("complete already: nothing to do", highlight=False)
     print_report(console, {**accounts, "run": {}}, ledger.store.uri)
+    tell_cautions(console, ledger, accounts)
     return accounts

@@ -197,7 +197,11 @@ class ModelSection(Section):
         "Default: all.",
     )
     max_instances: int | None = Field(
-        default=None, ge=1, le=10_000, description="Most instances kept in one image; the best by score."
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Most instances kept in one image, with tiling in one window; the best by score. "
+        "`images.capped` tells where it was reached.",
     )
     nms_iou: float | None = Field(
         default=None,

@@ -33,6 +33,11 @@ class Account(Protocol):
         """Bytes of input."""
         ...
 
+    @property
+    def capped(self) -> int:
+        """Inputs, or their windows, with as many instances as a model may find in one."""
+        ...
+
 
 @dataclass
 class Busy:
@@ -58,6 +63,7 @@ class Tally:
     classes: Counter[str] = field(default_factory=Counter)
     instances: int = 0
     bytes: int = 0
+    capped: int = 0
     splits: int = 0
     """Batches that went through the model in parts."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -75,6 +81,7 @@ class Tally:
         self.classes.update(account.classes)
         self.instances += account.instances
         self.bytes += account.bytes
+        self.capped += account.capped
 
     def add_commit(self, commit: Commit) -> None:
         """Count a committed shard with what it cost its worker."""

@@ -15,6 +15,8 @@ from rich.console import Console
 
 from condinst import CondInst
 from condinst.precision import quickest_precision
+from jobs import structured
+from jobs.cautions import capped
 from jobs.gallery import Gallery
 from jobs.picking import sample
 from jobs.resolve import open_output, settings_of, standing_job
@@ -53,6 +55,7 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
     look = looking(settings)
     prepare = preparing(model, settings)
     gallery = Gallery(folder, model.config.classes, console)
+    full = 0
     with _norms_of(settings, model, look) as norms_of:
         for ref in refs:
             try:
@@ -61,10 +64,14 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
                 gallery.reject(ref.image_id, rejected.status, rejected.reason)
             else:
                 prepared = replace(prepare(image, None), norms=norms_of(ref))
-                found = visible(model.predict_prepared([prepared], detect)[0])
+                found = model.predict_prepared([prepared], detect)[0]
+                full += found.capped
+                found = visible(found)
                 found = found if valid is None else on_data(found, valid)
                 gallery.add(ref.image_id, image, found, each=False)
     gallery.close()
+    for note in capped(full, windows=settings.tiling is not None):
+        structured.warn(console, note)
     return gallery
 
 

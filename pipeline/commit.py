@@ -75,6 +75,8 @@ class Commit:
     """0 for the first run of a shard; a retry on request commits the next one, and the highest rules."""
     windows: Mapping[str, int] = field(default_factory=dict)
     """Of a stitch shard: which revisions of window shards it was made of; those that it leaves out are 0."""
+    capped: int = 0
+    """Inputs, of a tiled job windows, with as many instances as a model may find in one."""
 
     def to_json(self) -> str:
         """As stored."""

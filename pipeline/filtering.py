@@ -120,6 +120,7 @@ def _commit(
             bytes=before.bytes,
             committed=time.time(),
             work=Work("filter"),
+            capped=before.capped,
         )
     )
 

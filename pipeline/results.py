@@ -25,6 +25,8 @@ class ShardResult:
     instances: int = 0
     bytes: int = 0
     """Bytes of input read."""
+    capped: int = 0
+    """Inputs with as many instances as a model may find in one."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time by stage, as in the commit record, and `commit`."""
     first: float | None = None
@@ -64,6 +66,7 @@ def result_of(ruling: Commit, attempt: str, work: Work) -> ShardResult:
         classes=ruling.classes,
         instances=ruling.instances,
         bytes=ruling.bytes,
+        capped=ruling.capped,
         seconds=work.seconds,
         first=work.first,
         last=work.last,

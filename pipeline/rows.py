@@ -34,6 +34,8 @@ class Outcome:
     found: Instances | None = None
     decode_ms: float | None = None
     infer_ms: float | None = None
+    capped: int = 0
+    """How many of its windows, 1 for an input without, hold as many instances as a model may find in one."""
     tiles: int | None = None
     """Windows it was cut into."""
     crs: str | None = None
@@ -135,6 +137,7 @@ def _image_row(outcome: Outcome, attempt: str) -> dict[str, object]:
         "width": width,
         "height": height,
         "instances": outcome.instances,
+        "capped": outcome.capped,
         "tiles": outcome.tiles,
         "crs": outcome.crs,
         "transform": None if outcome.transform is None else list(outcome.transform),

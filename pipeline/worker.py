@@ -195,7 +195,8 @@ class Worker:
         if ready.frame is not None and outcome.size is not None:
             found = off_frame(found, *ready.frame, outcome.size)
         status = Status.OK if len(found) else Status.EMPTY
-        return replace(outcome, status=status, found=found, infer_ms=inferred.ms)
+        capped = int(inferred.found.capped)
+        return replace(outcome, status=status, found=found, infer_ms=inferred.ms, capped=capped)
 
     def _write(
         self,
@@ -227,6 +228,7 @@ class Worker:
             classes=count_values(tables["instances"]["category"]),
             instances=tables["instances"].num_rows,
             bytes=pc.sum(tables["images"]["bytes"], min_count=0).as_py(),
+            capped=pc.sum(tables["images"]["capped"], min_count=0).as_py(),
             committed=time.time(),
             work=replace(clock.work(self.id), images=None if redo is None else len(outcomes)),
             revision=0 if redo is None else redo.base.revision + 1,

@@ -36,7 +36,7 @@ _KINDS = 200
 """Kinds of error told apart."""
 _PIXELS = 30_000_000
 """Larger images are not drawn, but parts of those that were cut into windows are."""
-_IMAGES = ("image_id", "status", "error", "width", "height", "instances", "tiles")
+_IMAGES = ("image_id", "status", "error", "width", "height", "instances", "capped", "tiles")
 _INSTANCES = ("category", "score", "area", "truncated")
 Ints = NDArray[np.int64]
 
@@ -95,6 +95,8 @@ class Gathered:
     per_image: Ints = field(default_factory=lambda: np.zeros(COUNT_BINS, np.int64))
     """Decoded images by how many instances they have."""
     most_instances: int = 0
+    capped: int = 0
+    """Images, or windows, with as many instances as a model may find in one."""
     troubles: dict[tuple[str, str], Trouble] = field(default_factory=dict)
     random: Chosen = field(default_factory=lambda: Chosen(6))
     densest: Chosen = field(default_factory=lambda: Chosen(4))
@@ -151,6 +153,7 @@ def gather(run: Run) -> Gathered:
         counts = np.asarray(rows.table["instances"], np.int64)
         statuses = rows.table["status"].to_numpy()
         gathered.statuses.update(statuses.tolist())
+        gathered.capped += int(np.asarray(rows.table["capped"], np.int64).sum())
         decoded = np.isin(statuses, DECODED)
         _count_images(gathered, counts[decoded])
         _count_troubles(gathered, rows)

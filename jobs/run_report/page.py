@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
+from jobs.cautions import capped
 from jobs.errors import one_line
 from jobs.progress import GOOD, duration
 from jobs.run_report.charts import area, bars, shares, short
@@ -54,6 +55,7 @@ def render(run: Run) -> str:
         images=gathered.statuses.total(),
         planned=sum(plan.images for plan in run.plans),
         instances=gathered.instances,
+        cautions=capped(gathered.capped, run.tiled),
         bad=sum(n for s, n in gathered.statuses.items() if s not in GOOD),
         classes=_classes(gathered),
         more_classes=max(0, len(gathered.classes) - _CLASSES),

@@ -22,7 +22,7 @@ from pipeline.tiled.frozen import FrozenRaster
 DONE = (Status.OK, Status.EMPTY, Status.NODATA)
 """What a window ends as that was looked at."""
 _KEPT = 2
-_IMAGES = ["status", "error", "etag", "instances", "decode_ms", "infer_ms"]
+_IMAGES = ["status", "error", "etag", "instances", "capped", "decode_ms", "infer_ms"]
 _INSTANCES = ["category_id", "score", "bbox", "area", "mask"]
 
 
@@ -38,6 +38,8 @@ class Seen:
     decode_ms: float
     infer_ms: float
     instances: int
+    capped: int
+    """1 where they are as many as a model may find in one window."""
 
     @property
     def done(self) -> bool:
@@ -121,6 +123,7 @@ class WindowsFound:
                 decode_ms=image["decode_ms"] or 0.0,
                 infer_ms=image["infer_ms"] or 0.0,
                 instances=image["instances"],
+                capped=image["capped"],
             )
             for ref, image in zip(refs, images, strict=True)
             if ref.window is not None

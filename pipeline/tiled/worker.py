@@ -128,6 +128,7 @@ class StitchWorker:
             classes=dict(sorted(file.classes.items())),
             instances=file.rows,
             bytes=sum(outcome.bytes or 0 for outcome in outcomes),
+            capped=sum(outcome.capped for outcome in outcomes),
             committed=time.time(),
             work=clock.work(self.id),
             windows={
@@ -195,6 +196,7 @@ def _written(
         size=size,
         decode_ms=sum(seen.decode_ms for seen in part.seen),
         infer_ms=sum(seen.infer_ms for seen in part.seen),
+        capped=sum(seen.capped for seen in part.seen),
         tiles=len(part.seen),
         crs=raster.crs,
         transform=raster.transform,

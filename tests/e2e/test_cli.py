@@ -140,6 +140,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, photos: Path, model: Pat
     code, out, err = run("run", spec, "--local")
     assert code == 0, err
     assert f"{GOOD + 3} images" in out or f"{GOOD + 3}/" in out
+    assert "3 of 33 inputs were not segmented, such as " in out
     return folder / "out"
 
 
@@ -307,7 +308,10 @@ def test_try_draws_a_sample_and_leaves_the_output_alone(tmp_path: Path, photos: 
     for folder in ("first", "second"):
         code, out, err = run("try", spec, "--images", 6, "--output", tmp_path / folder)
         assert code == 0, err
-        printed.append([line.split(" → ")[0] for line in out.splitlines()[:-1]])
+        *lines, totals, caution = out.splitlines()
+        printed.append([line.split(" → ")[0] for line in lines])
+        assert totals.startswith("6 images (")
+        assert caution.startswith("5 images held as many instances as model.max_instances allows")
     assert printed[0] == printed[1]
     assert len(printed[0]) == 7
     pictures = sorted((tmp_path / "first").glob("*.jpg"))

@@ -60,6 +60,14 @@ def done(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> TiledJob:
     return job
 
 
+def test_windows_that_hold_all_they_may_are_counted(scene: Path, tiny: Path, tmp_path: Path) -> None:
+    job = tiled_job(scene, tmp_path / "out", tiny)
+    job.do()
+    windows = tables.open(job.windows.uri).images()["capped"].to_pylist()
+    (raster,) = job.run.images()["capped"].to_pylist()
+    assert raster == sum(windows) == job.run.commits[0].capped > 1
+
+
 def test_the_output_agrees_with_itself_and_so_do_its_windows(done: TiledJob) -> None:
     for store in (done.store, done.windows):
         report = verify(store, full=True)
@@ -68,6 +76,7 @@ def test_the_output_agrees_with_itself_and_so_do_its_windows(done: TiledJob) -> 
     (row,) = done.run.images().to_pylist()
     assert (row["status"], row["width"], row["height"], row["crs"]) == ("ok", 768, 640, UTM)
     assert row["tiles"] == done.plan.windows.images  # type: ignore[union-attr]
+    assert row["capped"] == 0
     assert row["instances"] == done.run.instances().num_rows > 20
     assert row["transform"] == list(from_origin(386_200.0, 6_471_800.0, 0.05, 0.05))[:6]
 

@@ -85,6 +85,23 @@ def test_rows_are_what_the_model_says_of_each_image(
         )
 
 
+def test_images_at_the_limit_of_instances_are_marked_and_counted(
+    folder: Path, job_of: Callable[..., Job]
+) -> None:
+    free = job_of(str(folder), detect={"score_threshold": 0.5, "max_instances": 10_000})
+    do(free)
+    counts = free.run.images()["instances"].to_pylist()
+    limit = sorted(counts)[-4] - 1
+    assert limit > 0
+    job = job_of(str(folder), detect={"score_threshold": 0.5, "max_instances": limit})
+    do(job)
+    rows = job.run.images().to_pylist()
+    assert all(row["capped"] == 1 for row, count in zip(rows, counts, strict=True) if count >= limit)
+    assert {row["capped"] for row in rows if row["status"] not in ("ok", "empty")} == {0}
+    assert set(free.run.images()["capped"].to_pylist()) == {0}
+    assert 4 <= sum(row["capped"] for row in rows) == sum(commit.capped for commit in job.run.commits)
+
+
 def test_masks_keep_their_promises(folder: Path, job_of: Callable[..., Job]) -> None:
     job = job_of(str(folder))
     do(job)
