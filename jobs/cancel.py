@@ -9,7 +9,7 @@ from rich.console import Console
 from jobs.beside import CANCEL_SECONDS
 from jobs.outputs import stages
 from jobs.progress import duration
-from jobs.resolve import standing_job
+from jobs.standing import standing_job
 from jobs.status import SILENT_SECONDS
 from jobs.stopping import GRACE_SECONDS
 from jobs.target import no_job, open_target

@@ -14,9 +14,10 @@ from jobs.costs import Ahead, say_cost
 from jobs.estimate import HEADERS
 from jobs.picking import picked
 from jobs.picking import sample as sampled
-from jobs.resolve import open_output, refuse_other_settings, settings_of, standing_job
+from jobs.resolve import open_output, settings_of
 from jobs.segment import changed, freeze_input
 from jobs.spec import SegmentSpec
+from jobs.standing import free_for_segmenting, refuse_other_job, standing_job
 from jobs.tally import Tally
 from jobs.target import open_target
 from jobs.tiling_notes import tiling_notes
@@ -44,8 +45,10 @@ def preview(
     ledger = Ledger(store)
     standing = standing_job(ledger)
     settings = settings_of(spec, standing)
-    if standing is not None:
-        refuse_other_settings(store, standing, settings)
+    if standing is None:
+        free_for_segmenting(store)
+    else:
+        refuse_other_job(store, standing, spec, settings)
     plans = load_plans(store)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("[bold]job[/]", escape(spec.name))
@@ -182,7 +185,7 @@ def _frozen(plans: Sequence[Plan]) -> Scan:
 def _listed(plans: Sequence[Plan]) -> str:
     if len(plans) > 1:
         return f" (as listed by {len(plans)} runs)"
-    return " (as listed by the first run)" if plans else ""
+    return " (as listed by the first run; input.mode: new looks again)" if plans else ""
 
 
 def _workers(spec: SegmentSpec, pending: int) -> str:

@@ -15,11 +15,10 @@ from jobs.quantities import size
 from jobs.spec import InputSection, SegmentSpec, StoreSection
 from pipeline.decode import DecodeLimits
 from pipeline.keys import locate
-from pipeline.ledger import FingerprintMismatch, Ledger
 from pipeline.manifest import InputSource
 from pipeline.models import resolved as resolved_weights
-from pipeline.settings import ANY_PIXELS, AUTO, BATCH_IMAGES, BATCH_PIXELS, SegmentSettings, difference
-from pipeline.storage import NotFound, Store, StoreOptions
+from pipeline.settings import ANY_PIXELS, AUTO, BATCH_IMAGES, BATCH_PIXELS, SegmentSettings
+from pipeline.storage import Store, StoreOptions
 from pipeline.tiled.settings import Tiling
 
 
@@ -52,22 +51,6 @@ def options_of(section: StoreSection, workers: int = 1) -> StoreOptions:
 def open_output(spec: SegmentSpec) -> Store:
     """The output's store; nothing is asked of it yet. Raises StoreError for a URI that names no place."""
     return Store.open(spec.output.uri, options_of(spec.output))
-
-
-def standing_job(ledger: Ledger) -> dict[str, object] | None:
-    """The output's `job.json`; None where no job ever ran."""
-    try:
-        return ledger.job()
-    except NotFound:
-        return None
-
-
-def refuse_other_settings(store: Store, standing: Mapping[str, object], settings: SegmentSettings) -> None:
-    """Raise FingerprintMismatch, as a run would, when the output's job ran with other settings."""
-    if standing["fingerprint"] != settings.fingerprint():
-        before = standing.get("settings")
-        known = before if isinstance(before, Mapping) else {}
-        raise FingerprintMismatch(store.uri, difference(known, settings.row_settings()))
 
 
 def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None) -> SegmentSettings:

@@ -12,11 +12,12 @@ from rich.console import Console
 from jobs.check import load
 from jobs.errors import Incomplete, JobError
 from jobs.report import SUMMARY_KEY
-from jobs.resolve import refuse_other_settings, settings_of, spec_of, standing_job
+from jobs.resolve import settings_of, spec_of
 from jobs.retry_windows import RetryingWindows
 from jobs.retrying import Retrying, Wanted
 from jobs.run_report.page import put_report
 from jobs.segment import account
+from jobs.standing import refuse_other_settings, standing_job
 from jobs.target import is_spec, no_job, open_target
 from pipeline.ledger import Ledger
 from pipeline.manifest import load_plans

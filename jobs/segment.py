@@ -18,9 +18,10 @@ from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, TooManyFailed, first_of
 from jobs.limits import Limits
 from jobs.report import SUMMARY_KEY, print_report, summary, versions
-from jobs.resolve import open_output, refuse_other_settings, resolved, settings_of, standing_job
+from jobs.resolve import open_output, resolved, settings_of
 from jobs.run_report.page import put_report
 from jobs.spec import SegmentSpec
+from jobs.standing import free_for_segmenting, refuse_other_job, standing_job, tell_unheeded
 from jobs.tally import Tally
 from jobs.tiling_notes import tiling_notes
 from jobs.windows import STITCHING, WindowStage
@@ -51,15 +52,17 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     standing = standing_job(ledger)
     settings = settings_of(spec, standing)
     if standing is None:
+        free_for_segmenting(store)
         ledger.start()
     else:
-        refuse_other_settings(store, standing, settings)
+        refuse_other_job(store, standing, spec, settings)
     # The input is frozen before the output is claimed: a spec whose input is not there leaves no trace.
     plans = _plans(ledger, spec, settings, console)
     if settings.undecided:
         settings = _decided(settings, local, console)
     settings, job = _claimed(ledger, spec, settings)
-    _tell_other_input(job, spec, console)
+    if standing is not None:
+        tell_unheeded(plans, standing, spec, console)
     clear_cancel(store)  # whoever asked for it meant the runs before this one
     ledger.repair()
     allowance = Allowance(spec.max_failed, sum(plan.images for plan in plans))
@@ -233,18 +236,6 @@ def freeze_input(spec: SegmentSpec, settings: SegmentSettings, store: Store) -> 
     if settings.tiling is None:
         return freeze(settings.sources, store, spec.shards.images, 0)
     return freeze_tiled(settings.sources, store, spec.shards.images, 0, settings.tiling, settings.limits)
-
-
-def _tell_other_input(job: dict[str, object], spec: SegmentSpec, console: Console) -> None:
-    before = job.get("spec")
-    if any(part.mode == "new" for part in spec.input):
-        return
-    if isinstance(before, dict) and before.get("input") != resolved(spec).model_dump(mode="json")["input"]:
-        console.print(
-            "the input differs from the one that this output was planned with: the frozen plan rules; "
-            "name another output to segment the new input",
-            style="yellow",
-        )
 
 
 def _complete_already(

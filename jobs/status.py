@@ -15,7 +15,7 @@ from rich.table import Table
 from jobs import train_status
 from jobs.errors import one_line
 from jobs.progress import duration
-from jobs.resolve import standing_job
+from jobs.standing import standing_job
 from jobs.tally import Tally
 from jobs.target import no_job, open_target
 from pipeline.ledger import Ledger

@@ -18,7 +18,7 @@ from jobs import train_status
 from jobs.allowance import bad
 from jobs.errors import one_line
 from jobs.progress import GOOD, duration
-from jobs.resolve import standing_job
+from jobs.standing import standing_job
 from jobs.status import SILENT_SECONDS
 from jobs.tally import Tally
 from jobs.target import no_job, open_target

@@ -14,8 +14,10 @@ from jobs.conventions import JobSpec
 from jobs.errors import Refused
 from jobs.report import versions
 from jobs.resolve import absolute
-from jobs.train_files import JOB_KEY, standing
+from jobs.train_files import JOB_KEY, has, standing
 from jobs.train_spec import ExamSection, SourceSection, TrainSpec
+from pipeline.checkpoint_keys import FOLDER as CHECKPOINTS
+from pipeline.ledger import JOB_KEY as SEGMENT_KEY
 from pipeline.settings import difference
 from pipeline.storage import Store
 
@@ -114,6 +116,11 @@ def claim(
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
     }
+    if not standing(store) and has(store, SEGMENT_KEY):
+        raise Refused(
+            f"{store.uri} holds a segment job ({SEGMENT_KEY}), and one output belongs to one job; "
+            "name another output"
+        )
     if store.create(JOB_KEY, json.dumps(record, indent=2).encode()):
         return True
     _compare(store, standing(store) or {}, settings)
@@ -139,7 +146,9 @@ def _compare(store: Store, record: Mapping[str, Any], settings: Mapping[str, obj
         return
     differing = difference(before, settings) if before else []
     listed = "".join(f"\n  {line}" for line in differing) or "\n  (its settings are not recorded there)"
+    kept = any(True for _ in store.list(CHECKPOINTS))
+    more = "" if kept else f" It has kept nothing yet: {store.uri} can be deleted to start anew."
     raise Refused(
         f"{store.uri} holds a training of another spec, and one output holds one training:{listed}\n"
-        "Name another output, or go back to the settings on the left."
+        "Name another output, or go back to the settings on the left." + more
     )

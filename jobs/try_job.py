@@ -19,8 +19,9 @@ from jobs import structured
 from jobs.cautions import capped
 from jobs.gallery import Gallery
 from jobs.picking import sample
-from jobs.resolve import open_output, settings_of, standing_job
+from jobs.resolve import open_output, settings_of
 from jobs.spec import SegmentSpec
+from jobs.standing import standing_job
 from pipeline.decode import decode
 from pipeline.inputs import Inputs
 from pipeline.ledger import Ledger

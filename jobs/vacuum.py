@@ -12,7 +12,7 @@ from jobs.errors import ExitCode, JobError, one_line
 from jobs.outputs import stages
 from jobs.preview import readable_bytes
 from jobs.progress import duration
-from jobs.resolve import standing_job
+from jobs.standing import standing_job
 from jobs.target import no_job, open_target
 from pipeline.ledger import Ledger
 from pipeline.storage import Store, StoreOptions

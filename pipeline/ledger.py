@@ -58,7 +58,8 @@ class LedgerError(Exception):
 class FingerprintMismatch(Exception):
     """The output holds rows made with other settings. `differences` says which, in words."""
 
-    def __init__(self, uri: str, differences: Sequence[str]) -> None:
+    def __init__(self, uri: str, differences: Sequence[str], more: str = "") -> None:
+        """`more` ends the message."""
         self.uri = uri
         self.differences = list(differences)
         listed = (
@@ -66,7 +67,7 @@ class FingerprintMismatch(Exception):
         )
         super().__init__(
             f"{uri} holds rows made with other settings, and one output holds one kind of rows:{listed}\n"
-            "Name another output, or go back to the settings on the left."
+            f"Name another output, or go back to the settings on the left.{more}"
         )
 
 

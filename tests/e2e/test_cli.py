@@ -219,12 +219,16 @@ def test_other_settings_are_refused_and_named(
     assert tree(reference) == before
 
 
-def test_another_input_for_the_same_output_is_told(
+def test_another_input_for_the_same_output_is_refused(
     tmp_path: Path, reference: Path, photos: Path, model: Path
 ) -> None:
-    code, out, _ = run("run", write_spec(tmp_path, photos / "more", reference, model), "--local")
-    assert code == 0
-    assert "the frozen plan rules" in out
+    before = tree(reference)
+    for command in (("run", "--local"), ("plan",)):
+        code, _, err = run(command[0], write_spec(tmp_path, photos / "more", reference, model), *command[1:])
+        assert code == 5
+        assert f'input.0.uri: "{photos}" -> "{photos / "more"}"' in err
+        assert "`mode: new`" in err
+    assert tree(reference) == before
 
 
 def test_status_of_a_job(tmp_path: Path, reference: Path, photos: Path, model: Path) -> None:
