@@ -225,8 +225,8 @@ class ModelSection(Section):
 
 
 class OutputSection(StoreSection):
-    """Where the tables go. An output belongs to one job: a rerun continues it; other settings are refused, and
-    another input without `mode: new`."""
+    """Where the tables go. An output belongs to one job: a rerun continues it; other settings are refused,
+    and another input without `mode: new`."""
 
     crs: str | None = Field(
         default=None,
