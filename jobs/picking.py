@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from jobs.tiling_notes import refused_note
 from pipeline.manifest import Plan, freeze, load_plans, read_shard
 from pipeline.plan import window_plans
 from pipeline.records import ImageRef
@@ -13,8 +14,13 @@ from pipeline.storage import Store
 from pipeline.tiled.planning import freeze_tiled, open_windows
 
 
-def sample(settings: SegmentSettings, output: Store, count: int) -> list[ImageRef]:
-    """`count` inputs (windows, of a tiled job) at even distances (all, if fewer), in plan order."""
+def sample(
+    settings: SegmentSettings, output: Store, count: int, say: Callable[[str], None] = lambda note: None
+) -> list[ImageRef]:
+    """`count` inputs (windows, of a tiled job) at even distances (all, if fewer), in plan order.
+
+    `say` is told of what a plan that is made here leaves out.
+    """
     plans = load_plans(output)
     if plans:
         return picked(output, plans, count)
@@ -24,6 +30,8 @@ def sample(settings: SegmentSettings, output: Store, count: int) -> list[ImageRe
             plan = freeze(settings.sources, store, 1000, 0)
         else:
             plan = freeze_tiled(settings.sources, store, 1000, 0, settings.tiling, settings.limits)
+            for note in refused_note(store, plan):
+                say(note)
         refs = picked(store, [plan], count)
     own = f"{output.uri}/"
     return [ref for ref in refs if not ref.uri.startswith(own)]

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.costs import Ahead, say_cost
+from jobs.errors import one_line
 from jobs.estimate import HEADERS
 from jobs.picking import picked
 from jobs.picking import sample as sampled
@@ -20,7 +21,7 @@ from jobs.spec import SegmentSpec
 from jobs.standing import free_for_segmenting, refuse_other_job, standing_job
 from jobs.tally import Tally
 from jobs.target import open_target
-from jobs.tiling_notes import tiling_notes
+from jobs.tiling_notes import refused_note, tiling_notes
 from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, Scan, load_plans, scan
@@ -82,11 +83,13 @@ def _say_rasters(
         if not plans:
             plans = [freeze_input(spec, settings, scratch)]
             more, sample = None, picked(scratch, plans, HEADERS)
+            notes = refused_note(scratch, plans[0])
             _say_found(table, "input", _frozen(plans), "rasters", listed)
         else:
             _say_found(table, "input", _frozen(plans), "rasters", listed)
             more = _new_rasters(table, settings, scratch, ledger, plans)
             sample = picked(scratch, [more], HEADERS) if more else picked(store, plans, HEADERS)
+            notes = refused_note(scratch, more) if more else []
     plans = [*plans, *filter(None, [more])]
     windows = window_plans(plans)
     shards, stitching = sum(plan.shards for plan in windows), sum(plan.shards for plan in plans)
@@ -101,9 +104,9 @@ def _say_rasters(
     )
     table.add_row("", f"{stitching:,} that stitch; {stitching - unstitched:,} done, {unstitched:,} to do")
     crs = next((plan.crs for plan in plans if plan.crs), "")
-    table.add_row("geometries", escape(crs[:80]) or "none: no raster says where it lies")
-    for note in tiling_notes(tiling, plans, grown=more is not None):
-        table.add_row("[yellow]note[/]", escape(note))
+    table.add_row("geometries", escape(crs[:80]) or "none" + ": no raster says where it lies" * bool(total))
+    for note in [*notes, *tiling_notes(tiling, plans, grown=more is not None)]:
+        table.add_row("[yellow]note[/]", escape(one_line(note)))
     return Ahead(
         images=sum(windows[generation].rows(number) for generation, number in map(shard_place, pending)),
         shards=len(pending),

@@ -20,8 +20,9 @@ from pipeline.plan import Plan
 from pipeline.retry import Retry
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
-from pipeline.tiled.again import outdated_shards, refused_rasters
+from pipeline.tiled.again import outdated_shards
 from pipeline.tiled.planning import open_windows
+from pipeline.tiled.refused import refused_as
 
 
 @dataclass
@@ -86,7 +87,7 @@ class RetryingWindows:
 
     def _tell_refused(self) -> None:
         """Say which rasters a retry cannot help: those whose headers could not be used."""
-        if refused := refused_rasters(self.store, self.plans, self.wanted.statuses):
+        if refused := refused_as(self.store, self.plans, self.wanted.statuses):
             self.console.print(
                 f"{refused:,} rasters ended so by their headers, when the job was planned, and have no "
                 "windows: mended, they are new inputs (`input.mode: new`)",

@@ -23,7 +23,7 @@ from jobs.run_report.page import put_report
 from jobs.spec import SegmentSpec
 from jobs.standing import free_for_segmenting, refuse_other_job, standing_job, tell_unheeded
 from jobs.tally import Tally
-from jobs.tiling_notes import tiling_notes
+from jobs.tiling_notes import refused_note, tiling_notes
 from jobs.windows import STITCHING, WindowStage
 from pipeline.engine import cluster
 from pipeline.growing import known_rows
@@ -205,7 +205,7 @@ def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console
     console.print(f"listing the input of {spec.name}", highlight=False)
     if not plans:
         plans = [freeze_input(spec, settings, ledger.store)]
-        _tell_notes(settings, plans, console)
+        _tell_notes(settings, plans, console, ledger.store)
         return plans
     known = known_rows(ledger, plans)
     if settings.tiling is None:
@@ -217,7 +217,7 @@ def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console
     console.print(f"{found.images:,} new images{changed(found)}; {found.known:,} known", highlight=False)
     if grown is None:
         return plans
-    _tell_notes(settings, [*plans, grown], console)
+    _tell_notes(settings, [*plans, grown], console, ledger.store)
     return [*plans, grown]
 
 
@@ -226,9 +226,11 @@ def changed(found: Scan) -> str:
     return f", {found.changed:,} of them changed since they were done" if found.changed else ""
 
 
-def _tell_notes(settings: SegmentSettings, plans: Sequence[Plan], console: Console) -> None:
-    for note in tiling_notes(settings.tiling, plans, grown=len(plans) > 1):
-        console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
+def _tell_notes(settings: SegmentSettings, plans: Sequence[Plan], console: Console, store: Store) -> None:
+    if settings.tiling is None:
+        return
+    for note in [*refused_note(store, plans[-1]), *tiling_notes(settings.tiling, plans, len(plans) > 1)]:
+        structured.warn(console, f"note: {note}")
 
 
 def freeze_input(spec: SegmentSpec, settings: SegmentSettings, store: Store) -> Plan:

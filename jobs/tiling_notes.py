@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.plan import Plan
+from pipeline.storage import Store
+from pipeline.tiled.refused import refused
 from pipeline.tiled.settings import Tiling
+
+SHOWN = 3
+"""Refused rasters that are named."""
 
 
 def tiling_notes(tiling: Tiling | None, plans: Sequence[Plan], grown: bool) -> list[str]:
@@ -25,3 +30,16 @@ def tiling_notes(tiling: Tiling | None, plans: Sequence[Plan], grown: bool) -> l
             "runs: what lies in an old one and a new one has a row of each; another output holds all together"
         )
     return notes
+
+
+def refused_note(store: Store, plan: Plan) -> list[str]:
+    """A line on rasters that will have a row and no instances, since their headers do not suit; or none."""
+    named, count = [], 0
+    for name, raster in refused(store, [plan]):
+        count += 1
+        if count <= SHOWN:
+            named.append(f"{name}: {raster.status}, {raster.reason}")
+    if not count:
+        return []
+    share = f"{count:,} of {plan.images:,} rasters cannot" if count < plan.images else "no raster can"
+    return [f"{share} be segmented, such as {'; '.join(named)}"]

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
     console = console or Console()
     output = open_output(spec)
     settings = here(settings_of(spec, standing_job(Ledger(output))))
-    refs = sample(settings, output, count)
+    refs = sample(settings, output, count, partial(structured.warn, console))
     console.print(f"trying {len(refs)} images of {spec.name}", highlight=False)
     model = load_model(settings)
     detect = detect_config(model, settings)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pipeline.commit import Commit
 from pipeline.ledger import Ledger
-from pipeline.plan import Plan, read_shard
+from pipeline.plan import Plan
 from pipeline.storage import Store
 from pipeline.tiled.found import window_shards
-from pipeline.tiled.frozen import FrozenRaster, read_frozen
 from pipeline.tiled.planning import open_windows
+from pipeline.tiled.refused import rasters
 
 
 def retried_windows(output: Store) -> dict[str, int]:
@@ -37,25 +37,12 @@ def outdated_shards(output: Store, plans: Sequence[Plan]) -> list[str]:
     return [record.shard for record in records if outdated(record, retried, made_of[record.shard])]
 
 
-def refused_rasters(output: Store, plans: Sequence[Plan], statuses: Iterable[str]) -> int:
-    """How many rasters ended so by their headers: they have no windows that could be retried."""
-    wanted = frozenset(statuses)
-    return sum(raster.status in wanted for plan in plans for _, raster in _rasters(output, plan))
-
-
 def _made_of(output: Store, plans: Sequence[Plan]) -> Iterator[tuple[str, set[str]]]:
     """Each stitch shard, and the window shards that its rasters' windows lie in."""
     for plan in plans:
         assert plan.windows is not None
         names, windows = plan.shard_ids(), plan.windows.shard_ids()
         touched: list[set[str]] = [set() for _ in names]
-        for number, raster in _rasters(output, plan):
+        for number, _, raster in rasters(output, plan):
             touched[number] |= {windows[at] for at, _ in window_shards(plan.windows, raster)}
         yield from zip(names, touched, strict=True)
-
-
-def _rasters(output: Store, plan: Plan) -> Iterator[tuple[int, FrozenRaster]]:
-    """A plan's rasters, each with its shard's number."""
-    for number in range(plan.shards):
-        for ref in read_shard(output, plan, number):
-            yield number, read_frozen(ref.raster or "{}")
