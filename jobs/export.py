@@ -31,6 +31,8 @@ class Request:
     selection: Selection = field(default_factory=Selection)
     crs: str | None = None
     image_prefix: str | None = None
+    simplify: float = 0
+    """Pixels by which outlines may stray to have fewer corners."""
     store: StoreOptions = field(default_factory=StoreOptions)
 
 
@@ -44,7 +46,11 @@ class Format:
 
 
 def _places(run: Run, request: Request, to: Place) -> Exported:
-    return places.write_places(run, request.selection, to, request.crs)
+    return places.write_places(run, request.selection, to, request.crs, request.simplify)
+
+
+def _yolo(run: Run, request: Request, to: Place) -> Exported:
+    return yolo.write_yolo(run, request.selection, to, request.simplify)
 
 
 def _labelstudio(run: Run, request: Request, to: Place) -> Exported:
@@ -53,7 +59,7 @@ def _labelstudio(run: Run, request: Request, to: Place) -> Exported:
 
 FORMATS: Mapping[str, Format] = {
     "coco": Format(".coco.json", coco.LOSSES, lambda run, r, to: coco.write_coco(run, r.selection, to)),
-    "yolo-seg": Format("-yolo", yolo.LOSSES, lambda run, r, to: yolo.write_yolo(run, r.selection, to)),
+    "yolo-seg": Format("-yolo", yolo.LOSSES, _yolo),
     "labelstudio": Format(".labelstudio.json", labelstudio.LOSSES, _labelstudio),
     "geojson": Format(".geojson", places.LOSSES["geojson"], _places),
     "gpkg": Format(".gpkg", places.LOSSES["gpkg"], _places),
@@ -101,6 +107,8 @@ def _check(request: Request, form: Format) -> None:
             raise JobError(f"--crs: {error}") from None
     if request.image_prefix is not None and request.format != "labelstudio":
         raise JobError("--image-prefix belongs to --format labelstudio")
+    if request.simplify and not (on_map or form.write is _yolo):
+        raise JobError(f"--simplify belongs to map formats and yolo-seg, not to {request.format}")
     if on_map and request.to is not None and Path(request.to).suffix.lower() != form.ending:
         raise JobError(f"--to {request.to}: a file of {request.format} ends in {form.ending}")
 
@@ -114,5 +122,5 @@ def _tell(run: Run, to: Place, form: Format, done: Exported, console: Console) -
         line("note: the run is not complete: this is what was committed so far", "yellow")
     for loss in form.losses:
         line(f"lost: {loss}")
-    for what, number in sorted(done.losses.items()):
+    for what, number in sorted((+done.losses).items()):
         line(f"lost: {number:,} {what}", "yellow")

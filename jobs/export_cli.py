@@ -59,6 +59,16 @@ def export(
             show_default=False,
         ),
     ] = None,
+    simplify: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Of map formats and yolo-seg: leave out corners of outlines that may then run so far beside "
+            "the pixels' edges; 1 takes the stairs away.",
+            show_default=False,
+        ),
+    ] = 0,
     image_prefix: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +99,7 @@ def export(
         min_score=min_score, classes=tuple(classes), statuses=statuses, min_area=min_area, max_area=max_area
     )
     store = StoreOptions(endpoint, region, profile, anonymous)
-    export_output(Request(output, format, to, selection, crs, image_prefix, store))
+    export_output(Request(output, format, to, selection, crs, image_prefix, simplify, store))
 
 
 def filter(

@@ -21,6 +21,7 @@ R = TypeVar("R")
 
 DECODED = (Status.OK.value, Status.EMPTY.value, Status.NODATA.value)
 """Statuses of images whose size is known."""
+CORNERS = "corners of outlines, which now run beside the pixels' edges (--simplify)"
 UNSIZED = "images that were not decoded have no size: left out"
 IMAGE_COLUMNS = ("image_id", "uri", "status", "width", "height")
 

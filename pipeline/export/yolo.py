@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import shapely
 
 from pipeline.export.files import UNNAMEABLE, UNNAMED, Place, relative, whole_folder
-from pipeline.export.selection import UNSIZED, Exported, Part, Selection, parts
+from pipeline.export.selection import CORNERS, UNSIZED, Exported, Part, Selection, parts
 from pipeline.geo.polygons import pixel_polygons
+from pipeline.geo.simplify import corners, simplified
 from pipeline.rowmasks import rle_masks
 from pipeline.tables import Run
 
@@ -32,11 +33,11 @@ _ROWS = 4096
 """Instances whose outlines are in memory at a time."""
 
 
-def write_yolo(run: Run, selection: Selection, path: Place) -> Exported:
+def write_yolo(run: Run, selection: Selection, path: Place, simplify: float = 0) -> Exported:
     """Write the folder `path`: `labels/<image>.txt`, `data.yaml`, and `images.txt` with the images' URIs.
 
-    Classes count from 0 in the order of their ids; an image without instances has an empty file. Raises
-    TargetError, StoreError.
+    Classes count from 0 in the order of their ids; an image without instances has an empty file. With
+    `simplify` polygons have fewer corners and stray by up to so many pixels. Raises TargetError, StoreError.
     """
     done = Exported()
     names: dict[int, str] = {}
@@ -44,7 +45,7 @@ def write_yolo(run: Run, selection: Selection, path: Place) -> Exported:
         (folder / "labels").mkdir()
         with (folder / "images.txt").open("w", encoding="utf-8") as listing:
             for part, uris, found in parts(
-                run, selection, lambda part: _write(part, folder), instances=_COLUMNS
+                run, selection, lambda part: _write(part, folder, simplify), instances=_COLUMNS
             ):
                 names |= found
                 done.add(part)
@@ -61,7 +62,7 @@ def _classes(names: dict[int, str]) -> list[str]:
     return [names.get(number + 1, f"class {number + 1}") for number in range(max(names, default=0))]
 
 
-def _write(part: Part, folder: Path) -> tuple[Exported, list[str], dict[int, str]]:
+def _write(part: Part, folder: Path, simplify: float) -> tuple[Exported, list[str], dict[int, str]]:
     """Write a shard's images; returns the URIs of those that could be, and the classes met."""
     done, uris = Exported(), []
     listed = part.images.select(["image_id", "uri", "width", "height"]).to_pylist()
@@ -75,7 +76,7 @@ def _write(part: Part, folder: Path) -> tuple[Exported, list[str], dict[int, str
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as file:
-                done.losses.update(_write_labels(file, image, rows))
+                done.losses.update(_write_labels(file, image, rows, simplify))
         except OSError as error:
             if error.errno not in UNNAMEABLE:
                 raise
@@ -87,7 +88,7 @@ def _write(part: Part, folder: Path) -> tuple[Exported, list[str], dict[int, str
     return done, uris, part.categories()
 
 
-def _write_labels(file: IO[str], image: dict[str, Any], rows: pa.Table) -> Counter[str]:
+def _write_labels(file: IO[str], image: dict[str, Any], rows: pa.Table, simplify: float) -> Counter[str]:
     """Write one image's instances, some at a time; returns what was lost."""
     scale = np.array([image["width"], image["height"]])
     losses: Counter[str] = Counter()
@@ -96,6 +97,9 @@ def _write_labels(file: IO[str], image: dict[str, Any], rows: pa.Table) -> Count
         shapes = pixel_polygons(rle_masks(some))
         solids = [solid_parts(shape) for shape in shapes]
         losses.update(_losses(shapes, solids, pc.sum(some["area"]).as_py()))
+        if simplify:
+            whole, solids = solids, [simplified(solid, simplify) for solid in solids]
+            losses[CORNERS] += sum(map(corners, whole)) - sum(map(corners, solids))
         labels = some["category_id"].to_numpy() - 1
         file.writelines(_line(int(n), solid, scale) for n, solid in zip(labels, solids, strict=True))
     return losses

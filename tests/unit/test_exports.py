@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from rasterio.features import rasterize
 from rich.console import Console
 
+from condinst import rle
 from condinst.coco_truth import read_truth
 from condinst.evaluate import load_truth
 from jobs.errors import JobError
@@ -29,7 +30,7 @@ from jobs.export import FORMATS, Request, export_output
 from pipeline import tables
 from pipeline.export.coco import write_coco
 from pipeline.export.places import UNPLACED
-from pipeline.export.selection import UNSIZED, Selection, SelectionError
+from pipeline.export.selection import CORNERS, UNSIZED, Selection, SelectionError
 from pipeline.samples import Samples, SampleSource
 from pipeline.storage import Store
 from pipeline.tables import Run, crop
@@ -268,6 +269,28 @@ def test_on_the_map_every_placed_instance_has_its_pixels_ground(tmp_path: Path, 
     assert frame["area_m2"].to_numpy() == pytest.approx(ground.to_numpy(), rel=0.01)
 
 
+@pytest.mark.parametrize("form", ["gpkg", "yolo-seg"])
+def test_outlines_may_have_fewer_corners(tmp_path: Path, form: str) -> None:
+    store, y, x = placed(tmp_path), *np.mgrid[:21, :21]
+    disc = (y - 10) ** 2 + (x - 10) ** 2 <= 100
+    mask = {"x": 3, "y": 5, "height": 21, "width": 21, "counts": rle.encode(disc)}
+    rewrite(store, "0000-000000", "instances", edit(0, mask=mask, area=int(disc.sum())))
+    run, corners = Run(store), {}
+    for pixels in (0, 1):
+        to, console = tmp_path / f"{pixels}{FORMATS[form].ending}", Console(file=StringIO(), width=200)
+        done = export_output(Request(run.store.uri, form, to, simplify=pixels), console)
+        if form == "gpkg":
+            shapes = geopandas.read_file(to).geometry
+            corners[pixels] = int(shapes.count_coordinates().sum())
+            assert shapes.is_valid.all()
+        else:
+            lines = [line for path in (to / "labels").glob("*.txt") for line in path.read_text().splitlines()]
+            corners[pixels] = sum(len(line.split()) // 2 for line in lines)
+    gone = corners[0] - corners[1]
+    assert gone == done.losses[CORNERS] > 20
+    assert f"lost: {gone:,} {CORNERS}" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_map_in_a_crs_of_choice(tmp_path: Path) -> None:
     run = Run(placed(tmp_path))
     export_output(Request(run.store.uri, "geoparquet", tmp_path / "x.parquet", crs="EPSG:3301"), QUIET)
@@ -281,6 +304,10 @@ def test_what_does_not_do_is_said(run: Run, tmp_path: Path) -> None:
         (Request(run.store.uri, "coco", crs="EPSG:4326"), "--crs belongs to formats with a map"),
         (Request(run.store.uri, "gpkg", crs="EPSG:nothing"), "--crs: 'EPSG:nothing' is no coordinate"),
         (Request(run.store.uri, "coco", image_prefix="http://x/"), "--image-prefix belongs to"),
+        (
+            Request(run.store.uri, "coco", simplify=1),
+            "--simplify belongs to map formats and yolo-seg, not to coco",
+        ),
         (Request(run.store.uri, "gpkg", tmp_path / "x.gpkg"), "no image of .* has a place on the map"),
         (Request(run.store.uri, "coco", tmp_path / "no" / "x.json"), "No such file or directory"),
         (Request(str(tmp_path / "none"), "coco"), "holds no job"),

@@ -16,6 +16,7 @@ from condinst.instances import RleMasks
 from pipeline.geo.georef import Georef, crs_name
 from pipeline.geo.polygons import footprint, on_map, pixel_polygons, reprojected
 from pipeline.geo.rings import trace
+from pipeline.geo.simplify import corners, simplified_on_map
 from tests.rasters import blobs, rle_masks
 
 CROPS = st.lists(
@@ -48,6 +49,27 @@ def test_polygons_are_valid_and_cover_exactly_the_pixels(crops: list[np.ndarray]
         frame = np.zeros((20, 40), bool)
         frame[5 : 5 + crop.shape[0], 3 + 2 * number : 3 + 2 * number + crop.shape[1]] = crop
         assert (rasterize([shape], out_shape=frame.shape).astype(bool) == frame).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(CROPS, st.floats(0.1, 4), st.sampled_from(sorted(PLACES)))
+def test_outlines_with_fewer_corners_stay_near_and_whole(
+    crops: list[np.ndarray], pixels: float, crs: str
+) -> None:
+    masks = placed(crops)
+    exact = on_map(masks, Georef(crs, PLACES[crs]), crs)
+    found = simplified_on_map(exact, masks, pixels)
+    side = abs(np.linalg.det(np.array(PLACES[crs]).reshape(2, 3)[:, :2])) ** 0.5
+    for shape, whole in zip(found.geometry, exact.geometry, strict=True):
+        assert (shape is None) == (whole is None)
+        if shape is not None:
+            assert shape.is_valid
+            assert shape.geom_type == whole.geom_type
+            assert len(shapely.get_parts(shape)) == len(shapely.get_parts(whole))
+            assert shape.hausdorff_distance(whole) <= pixels * side * 1.01
+    assert corners(found.geometry) <= corners(exact.geometry)
+    np.testing.assert_array_equal(found.bounds, shapely.bounds(found.geometry))
+    np.testing.assert_array_equal(found.area, exact.area)
 
 
 @settings(max_examples=200, deadline=None)
