@@ -29,7 +29,8 @@ class ExitCode(IntEnum):
 EXIT_CODES: dict[ExitCode, str] = {
     ExitCode.DONE: "every input is accounted for, whatever its status",
     ExitCode.BUG: "something unexpected: a bug, with a traceback worth reporting",
-    ExitCode.BAD_SPEC: "a bad spec or bad arguments; nothing was started",
+    ExitCode.BAD_SPEC: "a bad spec or bad arguments, among them a path here that cannot be used; nothing was "
+    "started",
     ExitCode.STORE: "a store or a cluster that cannot be reached, or denies access",
     ExitCode.INCOMPLETE: "the run ended with shards missing; run it again to do the rest",
     ExitCode.REFUSED: "refused: the output belongs to other settings, or the cluster is too small",
@@ -99,13 +100,14 @@ class SpecError(JobError):
 
 @contextmanager
 def naming(place: object) -> Iterator[None]:
-    """Put the key or the file that weights were named by before what is wrong with them."""
+    """Put the key or the file that weights or a place were named by before what is wrong with them."""
     from condinst.weightsfile import WeightsError
+    from pipeline.storage import BadPath
 
     try:
         yield
-    except WeightsError as error:
-        raise WeightsError(f"{place}: {error}") from None
+    except (WeightsError, BadPath) as error:
+        raise type(error)(f"{place}: {error}") from None
 
 
 def first_of(names: Sequence[str]) -> str:
@@ -129,14 +131,16 @@ def explain(error: Exception) -> tuple[ExitCode, str] | None:
     from pipeline.checkpoints import CheckpointError
     from pipeline.cluster import NoCluster
     from pipeline.engine import ClusterTooSmall, NothingWorks
+    from pipeline.export.errors import TargetError
     from pipeline.ledger import FingerprintMismatch, LedgerError
     from pipeline.manifest import InputError, PlanError
     from pipeline.models import ModelsError
     from pipeline.samples import SampleError
-    from pipeline.storage import StoreError
+    from pipeline.storage import BadPath, StoreError
     from pipeline.weights import ModelChanged
 
     codes: dict[tuple[type[Exception], ...], ExitCode] = {
+        (BadPath, TargetError): ExitCode.BAD_SPEC,  # before StoreError, which they are as well
         (StoreError, NoCluster): ExitCode.STORE,
         (CheckpointError,): ExitCode.DAMAGED,
         (NothingWorks,): ExitCode.INCOMPLETE,

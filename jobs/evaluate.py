@@ -23,9 +23,10 @@ from jobs.figures import KINDS, print_metrics
 from jobs.from_tables import coco_results, images_in_both
 from jobs.plots import write_plots
 from jobs.predictions import predictions
+from jobs.target import no_job
 from jobs.truth import has_masks, most_in_an_image, read_truth
-from pipeline import tables
 from pipeline.storage import NotFound, Store, StoreOptions
+from pipeline.tables import Run
 from pipeline.weights import fetch_weights
 
 
@@ -129,10 +130,11 @@ def _detect_config(own: DetectConfig, request: Request) -> DetectConfig:
 
 def _of_tables(request: Request, truth: COCO, categories: Categories, console: Console) -> Subject:
     assert request.output is not None
+    store = Store.open(request.output, request.store)
     try:
-        run = tables.open(request.output, request.store)
+        run = Run(store)
     except NotFound:
-        raise JobError(f"{request.output} holds no job; give the output.uri of one that ran") from None
+        raise no_job(store) from None
     console.print(f"reading {escape(run.store.uri)}", highlight=False, soft_wrap=True)
     there, wanted = len(images_in_both(run, truth)), len(truth.dataset["images"])
     notes = [] if run.complete else ["the run is not complete: what is committed so far is measured"]

@@ -15,13 +15,13 @@ from rich.table import Table
 
 from condinst.instances import Instances
 from jobs.errors import JobError
-from pipeline import tables
+from jobs.target import no_job
 from pipeline.commit import Commit
 from pipeline.geo.windows import inside
 from pipeline.plan import read_shard
 from pipeline.stitch import Windows
 from pipeline.stitch.seams import Seams, Side, compare, seam_lines
-from pipeline.storage import NotFound, StoreOptions
+from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tables import Run
 from pipeline.tiled.found import WindowsFound, instances_of
 from pipeline.tiled.frozen import FrozenRaster, read_frozen
@@ -61,12 +61,11 @@ def figures(seams: Seams) -> dict[str, Any]:
 
 
 def _open(uri: str, options: StoreOptions) -> Run:
+    store = Store.open(uri, options)
     try:
-        run = tables.open(uri, options)
+        run = Run(store)
     except NotFound:
-        raise JobError(
-            f"{uri} holds no job (no job.json); give the output.uri of a job that was run"
-        ) from None
+        raise no_job(store) from None
     if not run.tiled:
         raise JobError(f"{uri} is no tiled job's output; --seams compares outputs of jobs with `tiling`")
     return run

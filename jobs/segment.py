@@ -15,7 +15,7 @@ from jobs import structured
 from jobs.allowance import Allowance, too_many
 from jobs.cautions import tell_cautions
 from jobs.driving import REPEAT, Drive
-from jobs.errors import Incomplete, TooManyFailed, first_of
+from jobs.errors import Incomplete, TooManyFailed, first_of, naming
 from jobs.limits import Limits
 from jobs.report import SUMMARY_KEY, print_report, summary, versions
 from jobs.resolve import open_output, resolved, settings_of
@@ -53,7 +53,8 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     settings = settings_of(spec, standing)
     if standing is None:
         free_for_segmenting(store)
-        ledger.start()
+        with naming("output.uri"):
+            ledger.start()
     else:
         refuse_other_job(store, standing, spec, settings)
     # The input is frozen before the output is claimed: a spec whose input is not there leaves no trace.

@@ -20,12 +20,12 @@ from rich.markup import escape
 from jobs.errors import JobError
 from jobs.label_forms import coco_form, label_studio_form
 from jobs.seams import rasters
+from jobs.target import no_job
 from jobs.worth import Found, density, disagreement, seams, uncertainty
 from pipeline.export.labelstudio import COLUMNS, TOO_LARGE, interface, model_version, regions_in
 from pipeline.records import Status
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tables import Run
-from pipeline.tables import open as open_run
 
 Criterion = Literal["uncertainty", "density", "disagreement", "seams"]
 
@@ -114,10 +114,11 @@ def _judge(name: Criterion, found: Found, theirs: Found | None) -> float:
 
 
 def _open(output: str, options: StoreOptions) -> Run:
+    store = Store.open(output, options)
     try:
-        return open_run(output, options)
+        return Run(store)
     except NotFound:
-        raise JobError(f"{output} holds no job (no job.json); give the output.uri of a segment job") from None
+        raise no_job(store) from None
 
 
 def _joined(

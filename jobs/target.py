@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from jobs.errors import JobError
 from jobs.train_files import JOB_KEY, has
-from pipeline.storage import Store, StoreError, StoreOptions
+from pipeline.storage import NotFound, Store, StoreError, StoreOptions
 
 
 def open_target(target: str, options: StoreOptions) -> Store:
@@ -28,11 +27,16 @@ def is_spec(target: str) -> bool:
     return target.endswith((".yaml", ".yml")) and Path(target).is_file()
 
 
-def no_job(store: Store) -> JobError:
-    """What to raise where no segment job ever ran."""
+def no_job(store: Store) -> JobError | NotFound:
+    """What to raise where no segment job ever ran, be it that there is no such bucket."""
     training = False
-    with suppress(StoreError):
+    try:
         training = has(store, JOB_KEY)
+        next(store.list(JOB_KEY), None)  # a read of an object may say no more than that it is not there
+    except NotFound as error:
+        return error
+    except StoreError:
+        pass
     if training:
         return JobError(
             f"{store.uri} holds a training (train.json), and this command is for segment jobs; `condinst "

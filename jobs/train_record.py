@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from condinst.config import DEMO, ModelConfig
 from condinst.precision import quickest_precision
 from jobs.conventions import JobSpec
-from jobs.errors import Refused
+from jobs.errors import Refused, naming
 from jobs.report import versions
 from jobs.resolve import absolute
 from jobs.train_files import JOB_KEY, has, standing
@@ -121,7 +121,9 @@ def claim(
             f"{store.uri} holds a segment job ({SEGMENT_KEY}), and one output belongs to one job; "
             "name another output"
         )
-    if store.create(JOB_KEY, json.dumps(record, indent=2).encode()):
+    with naming("output.uri"):
+        made = store.create(JOB_KEY, json.dumps(record, indent=2).encode())
+    if made:
         return True
     _compare(store, standing(store) or {}, settings)
     return False

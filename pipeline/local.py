@@ -17,13 +17,29 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.keys import printable
-from pipeline.objects import Check, Data, Denied, NotFound, ObjectInfo, StoreError, Unavailable
+from pipeline.objects import BadPath, Check, Data, NotFound, ObjectInfo, StoreError, Unavailable
 
 TEMPORARY = re.compile(rb"\.tmp-[0-9a-f]{16}")
 """A file being written. Not an object yet, so no listing shows it."""
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ESTALE}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+
+def obstacle(folder: str) -> str | None:
+    """What keeps files from being written in a folder that is there or is to be made, and what to do.
+
+    None where nothing is seen to.
+    """
+    above = folder
+    while not os.path.lexists(above):
+        above = os.path.dirname(above) or os.curdir
+    shown = printable(above)
+    if not os.path.isdir(above):
+        return f"{shown} is {'a file' if os.path.isfile(above) else 'not a folder'}; name a folder"
+    if not os.access(above, os.W_OK | os.X_OK):
+        return f"{shown}: permission denied; check its owner and mode, or name another folder"
+    return None
 
 
 class LocalBackend:
@@ -178,10 +194,10 @@ class LocalBackend:
         except FileNotFoundError as error:
             # Somebody who emptied the folder removed it before our file was in it.
             if tries == 1 or os.path.isdir(folder):
-                raise self._explain(error, key) from None
+                raise self._unwritten(error, key) from None
             return self._write(key, fill, publish, tries - 1)
         except OSError as error:
-            raise self._explain(error, key) from None
+            raise self._unwritten(error, key) from None
         finally:
             if os.path.lexists(temporary):
                 os.unlink(temporary)
@@ -195,19 +211,28 @@ class LocalBackend:
             shutil.copyfileobj(file, copy, 1 << 20)
             _flush(copy)
 
+    def _unwritten(self, error: OSError, key: str) -> StoreError:
+        """Why an object could not be written: in words of its folder where that is what is wrong."""
+        folder = os.path.dirname(self._path(key))
+        if reason := obstacle(folder):
+            return BadPath(reason)
+        if not os.path.isdir(folder) and error.errno not in _FULL:
+            shown = folder if os.path.isdir(self.root) else self.root
+            return BadPath(f"{printable(shown)} cannot be created: {_cause(error)}; name another folder")
+        return self._explain(error, key)
+
     def _explain(self, error: OSError, key: str) -> StoreError:
         path = printable(self._path(key))
         if error.errno in _GONE:
             return NotFound(f"{path} does not exist")
         if isinstance(error, PermissionError) and error.errno == errno.EACCES:
-            return Denied(f"{path}: permission denied; check its owner and mode")
+            return BadPath(f"{path}: permission denied; check its owner and mode")
         if error.errno in _NO_LINKS:
             return StoreError(
                 f"{path}: this file system has no hard links, by which a commit is made once; use another"
             )
-        cause = os.strerror(error.errno) if error.errno else type(error).__name__
         kind = Unavailable if error.errno in _FULL else StoreError
-        return kind(f"{path}: {cause}")
+        return kind(f"{path}: {_cause(error)}")
 
 
 @dataclass(frozen=True)
@@ -236,6 +261,10 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
+
+
+def _cause(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:

@@ -58,6 +58,10 @@ class Denied(StoreError):
     """The object exists or may exist; these credentials may not have it."""
 
 
+class BadPath(Denied):
+    """A path on this machine that its mode, or a file in a folder's place, keeps from being used."""
+
+
 class Unavailable(StoreError):
     """The store as a whole does not serve us now: unreachable, failing, or it refuses our credentials.
 

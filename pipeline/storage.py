@@ -11,9 +11,20 @@ from typing import BinaryIO, Protocol
 
 from pipeline.keys import Location, addressable, locate, printable, under
 from pipeline.local import LocalBackend
-from pipeline.objects import Check, Data, Denied, NotFound, ObjectInfo, StoreError, StoreOptions, Unavailable
+from pipeline.objects import (
+    BadPath,
+    Check,
+    Data,
+    Denied,
+    NotFound,
+    ObjectInfo,
+    StoreError,
+    StoreOptions,
+    Unavailable,
+)
 
 __all__ = [
+    "BadPath",
     "Denied",
     "NotFound",
     "ObjectInfo",

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from pipeline.keys import locate
-from pipeline.storage import Denied, NotFound, Store, StoreError, StoreOptions, addressable
+from pipeline.storage import BadPath, Denied, NotFound, Store, StoreError, StoreOptions, addressable
 
 NAMES = st.text(alphabet="ab.-/ %#+é日\n\\~", min_size=1, max_size=8)
 KEYS = NAMES.filter(lambda key: addressable(key) is None)
@@ -200,6 +201,28 @@ def test_names_that_are_not_unicode_are_listed_with_their_problem(store: Store) 
     assert store.problem(plain.key) is None
     with pytest.raises(StoreError, match=r"caf\\xe9.jpg: the name is not UTF-8"):
         store.get(odd.key)
+
+
+@pytest.mark.parametrize("write", [Store.put, Store.create, lambda store, key, _: store.probe()])
+@pytest.mark.parametrize("below", ["", "a/b"])
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, write: Any, below: str) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("kept")
+    with pytest.raises(BadPath, match=r"notes\.txt is a file; name a folder$"):
+        write(Store.open(str(notes / below)), "x", b"")
+    assert notes.read_text() == "kept"
+
+
+def test_a_folder_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+    with pytest.raises(BadPath, match=r"/x{300}/out cannot be created: File name too long; name another"):
+        Store.open(f"{tmp_path}/{'x' * 300}/out").probe()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_in_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(BadPath, match=f"^{tmp_path}: permission denied"):
+        Store.open(str(tmp_path / "out")).probe()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
