@@ -16,8 +16,9 @@ from jobs.compare_cli import confusion, diff
 from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
 from jobs.export_cli import export, filter, import_
+from jobs.given_paths import written
 from jobs.models_cli import promote, rollback, select
-from jobs.options import Anonymous, Endpoint, Overrides, Profile, Region
+from jobs.options import Anonymous, Endpoint, Overrides, Profile, Region, SpecFile
 from jobs.publish_cli import publish
 from jobs.render_cli import render
 from jobs.upkeep_cli import cancel, retry, top, vacuum, verify
@@ -60,7 +61,6 @@ app.add_typer(submit_cli.app, name="jobs")
 app.add_typer(schedule_cli.app, name="schedule")
 app.command()(submit_cli.submit)
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)]
 RequireVersion = Annotated[
     str | None,
     typer.Option(help="Refuse to run with another version of condinst.", show_default=False),
@@ -130,7 +130,10 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
     ],
     weights: Annotated[str, typer.Option(help="demo, a safetensors file, or its URI.")] = "demo",
-    output: Annotated[Path, typer.Option(help="Folder for the overlays.")] = Path("predictions"),
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", parser=written("--output", "folder"), help="Folder for the overlays."),
+    ] = Path("predictions"),
     score_threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Lowest score shown. Default: the weights' own.")
     ] = None,
@@ -218,7 +221,13 @@ def try_(
     overrides: Overrides = [],  # noqa: B006
     images: Annotated[int, typer.Option(min=1, max=1000, help="How many images.")] = 20,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the overlays. Default: try/<name>.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            parser=written("--output", "folder"),
+            help="Folder for the overlays. Default: try/<name>.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Look before you run: a sample of the input, drawn; no tables.
@@ -331,7 +340,13 @@ def schema(
 @app.command()
 def demo(
     output: Annotated[
-        Path | None, typer.Option(help="Folder for everything it makes.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            parser=written("--output", "folder"),
+            help="Folder for everything it makes.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Generate fields, segment them, measure the result.
@@ -349,7 +364,12 @@ def demo(
 def demo_model(
     output: Annotated[
         Path | None,
-        typer.Option(help="The weights file to write. Default: the one in the package.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            parser=written("--output", "file"),
+            help="The weights file to write. Default: the one in the package.",
+            show_default=False,
+        ),
     ] = None,
     scenes: Annotated[int, typer.Option(min=1, help="Scenes to generate.")] = 900,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4200,

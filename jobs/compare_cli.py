@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from jobs.export_cli import Classes, MaxArea, MinArea, MinScore
+from jobs.given_paths import placed
 from jobs.options import Anonymous, Endpoint, Profile, Region
 from jobs.upkeep_cli import Output
+
+NewFolder = Annotated[
+    str,
+    typer.Option(metavar="FOLDER|URI", parser=placed("--to", "folder"), help="Folder to write, a new one."),
+]
 
 
 def diff(
@@ -19,7 +24,7 @@ def diff(
     after: Annotated[
         str, typer.Argument(metavar="RUN_B", help="Another one over the same images.", show_default=False)
     ],
-    to: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write, a new one.")] = Path("diff"),
+    to: NewFolder = "diff",
     min_score: MinScore = None,
     classes: Classes = [],  # noqa: B006
     min_area: MinArea = None,
@@ -58,9 +63,7 @@ def confusion(
     truth: Annotated[
         str, typer.Option(metavar="COCO.json", help="The truth: a COCO json, or its URI.", show_default=False)
     ],
-    to: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write, a new one.")] = Path(
-        "confusion"
-    ),
+    to: NewFolder = "confusion",
     min_score: Annotated[
         float, typer.Option(min=0, max=1, help="Instances of this score or more count as found.")
     ] = 0.5,

@@ -19,7 +19,7 @@ from jobs.cutout import AFTER, BEFORE, Cutouts, Outline
 from jobs.errors import JobError
 from jobs.target import no_job, open_target
 from jobs.truth import has_masks, read_truth
-from pipeline.export.files import TargetError, whole_folder
+from pipeline.export.files import TargetError, place_of, whole_folder
 from pipeline.storage import NotFound, StoreOptions
 from pipeline.tables import Run
 
@@ -30,7 +30,8 @@ class Request:
 
     output: str
     truth: str
-    to: Path = Path("confusion")
+    to: str | Path = "confusion"
+    """A path, or a URI of a store that is reached as the run's."""
     min_score: float = 0.5
     iou: float = 0.5
     rename: tuple[str, ...] = ()
@@ -56,7 +57,7 @@ def confusion(request: Request, console: Console | None = None) -> Confusion:
     found = sorted({name for _, name in counted.cells} - {*names, NOTHING})
     said = _said(request, run, truth, counted, [*names, *found])
     try:
-        with whole_folder(request.to) as folder:
+        with whole_folder(place_of(str(request.to), request.store)) as folder:
             (folder / "confusion.json").write_text(json.dumps(said, indent=2) + "\n")
             html = _page(said, counted, request.store)
             (folder / "confusion.html").write_text(html, encoding="utf-8")

@@ -20,7 +20,7 @@ from jobs.cutout import AFTER, BEFORE, Cutouts
 from jobs.errors import JobError
 from jobs.target import no_job, open_target
 from pipeline.diff import SIZES, Accounts, Change, ImageDiff, Kind, Tolerance, diff
-from pipeline.export.files import TargetError, whole_folder
+from pipeline.export.files import TargetError, place_of, whole_folder
 from pipeline.export.selection import Selection, SelectionError
 from pipeline.settings import difference
 from pipeline.storage import NotFound, StoreOptions
@@ -56,7 +56,8 @@ class Request:
 
     before: str
     after: str
-    to: Path = Path("diff")
+    to: str | Path = "diff"
+    """A path, or a URI of a store that is reached as the runs'."""
     selection: Selection = field(default_factory=Selection)
     tolerance: Tolerance = field(default_factory=Tolerance)
     store: StoreOptions = field(default_factory=StoreOptions)
@@ -72,7 +73,7 @@ def diff_runs(request: Request, console: Console | None = None) -> Accounts:
     _check(request, before, after)
     accounts = Accounts()
     try:
-        with whole_folder(request.to) as folder:
+        with whole_folder(place_of(str(request.to), request.store)) as folder:
             found = diff(before, after, accounts, request.tolerance, request.selection.rows)
             largest = _write_table(found, folder / "differences.parquet")
             said = _said(before, after, accounts, request.tolerance, largest)
@@ -234,7 +235,7 @@ def _pictures(largest: Largest, options: StoreOptions) -> Iterator[pages.Picture
         yield pages.Picture(jpeg, said)
 
 
-def _print(accounts: Accounts, to: Path, console: Console) -> None:
+def _print(accounts: Accounts, to: str | Path, console: Console) -> None:
     def line(words: str) -> None:
         console.print(escape(words), highlight=False, soft_wrap=True)
 

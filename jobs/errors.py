@@ -110,6 +110,16 @@ def naming(place: object) -> Iterator[None]:
         raise type(error)(f"{place}: {error}") from None
 
 
+@contextmanager
+def on_disk(path: object) -> Iterator[None]:
+    """Raise what the disk refuses as a JobError that names the file, or else `path`."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or path
+        raise JobError(f"{place}: {error.strerror or error}; name another place") from None
+
+
 def first_of(names: Sequence[str]) -> str:
     """Some of many names, for a message."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -18,12 +18,12 @@ from condinst.evaluate import Kind, Metrics, evaluate
 from condinst.weightsfile import digest
 from jobs.categories import Categories, parse_renames
 from jobs.device import check_device
-from jobs.errors import JobError
+from jobs.errors import JobError, on_disk
 from jobs.figures import KINDS, print_metrics
 from jobs.from_tables import coco_results, images_in_both
 from jobs.plots import write_plots
 from jobs.predictions import predictions
-from jobs.target import no_job
+from jobs.target import no_job, put_file
 from jobs.truth import has_masks, most_in_an_image, read_truth
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tables import Run
@@ -45,7 +45,8 @@ class Request:
     score_threshold: float | None = None
     precision: Precision | None = None
     device: str | None = None
-    json_file: Path | None = None
+    json_file: str | Path | None = None
+    """A path, or a URI of a store that is reached as the output's."""
     plots: Path | None = None
     store: StoreOptions = field(default_factory=StoreOptions)
 
@@ -79,7 +80,8 @@ def run_evaluation(request: Request, console: Console | None = None) -> list[Met
         _write_json(request, truth, subject, metrics)
         console.print(f"figures in {escape(str(request.json_file))}", highlight=False, soft_wrap=True)
     if request.plots is not None:
-        paths = write_plots(metrics, request.plots)
+        with on_disk(request.plots):
+            paths = write_plots(metrics, request.plots)
         console.print(f"{len(paths)} plots in {escape(str(request.plots))}", highlight=False, soft_wrap=True)
     return metrics
 
@@ -161,5 +163,4 @@ def _write_json(request: Request, truth: COCO, subject: Subject, metrics: list[M
     figures = {KINDS[m.kind]: m.summary() for m in metrics}
     counts = {"images": len(truth.dataset["images"]), "instances": len(truth.dataset["annotations"])}
     said = {"truth": request.truth, **counts, **subject.identity, "notes": subject.notes, **figures}
-    request.json_file.parent.mkdir(parents=True, exist_ok=True)
-    request.json_file.write_text(json.dumps(said, indent=2) + "\n")
+    put_file(str(request.json_file), (json.dumps(said, indent=2) + "\n").encode(), request.store)

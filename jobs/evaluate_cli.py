@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from jobs.given_paths import placed, written
 from jobs.options import Anonymous, Endpoint, Profile, Region
 
 
@@ -62,12 +63,22 @@ def evaluate(
         str | None, typer.Option(help="With --weights: cpu or cuda. Default: cpu.", show_default=False)
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write every figure.", show_default=False)
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="FILE|URI",
+            parser=placed("--json", "file"),
+            help="Write every figure.",
+            show_default=False,
+        ),
     ] = None,
     plots: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Draw precision against recall, AP by class.", show_default=False
+            metavar="FOLDER",
+            parser=written("--plots", "folder"),
+            help="Draw precision against recall, AP by class.",
+            show_default=False,
         ),
     ] = None,
     endpoint: Endpoint = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.given_paths import written
 from jobs.options import Anonymous, Endpoint, Profile, Region
 from jobs.upkeep_cli import Output
 
@@ -149,7 +150,13 @@ def import_(
         str, typer.Argument(metavar="LABELS.json", help="Label Studio's export: JSON.", show_default=False)
     ],
     to: Annotated[
-        Path, typer.Argument(metavar="TRUTH.json", help="The COCO json to write.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="TRUTH.json",
+            parser=written("TRUTH.json", "file"),
+            help="The COCO json to write.",
+            show_default=False,
+        ),
     ],
     predictions: Annotated[
         bool, typer.Option("--predictions", help="Also tasks that nobody annotated: their predictions.")

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from condinst import Instances
-from jobs.errors import one_line
+from jobs.errors import on_disk, one_line
 from jobs.overlay import draw
 from pipeline.records import Status
 
@@ -32,14 +32,16 @@ class Gallery:
         self._classes = classes
         self._console = console
         self._names: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
+        with on_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, name: str, image: NDArray[np.uint8], found: Instances, *, each: bool) -> None:
         """Draw one image; `each` prints its instances one by one, else a line."""
         self.statuses[Status.OK if len(found) else Status.EMPTY] += 1
         self.instances += len(found)
         path = self.folder / self._file_name(name)
-        Image.fromarray(draw(image, found, self._classes)).save(path, quality=92)
+        with on_disk(path):
+            Image.fromarray(draw(image, found, self._classes)).save(path, quality=92)
         height, width = image.shape[:2]
         kinds = Counter(self._classes[int(label)] for label in found.classes)
         listed = ", ".join(f"{count:,} {label}" for label, count in kinds.most_common()) or "no instances"

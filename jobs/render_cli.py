@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jobs.options import Overrides
+from jobs.options import Overrides, SpecFile
 
 
 class TargetName(StrEnum):
@@ -20,7 +19,7 @@ class TargetName(StrEnum):
 
 
 def render(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)],
+    spec: SpecFile,
     target: Annotated[
         TargetName,
         typer.Option(

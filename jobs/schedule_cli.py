@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-State = Annotated[Path, typer.Option(metavar="FILE", help="Where the scheduler keeps what it remembers.")]
+from jobs.given_paths import local
+
+State = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", parser=local("--state"), help="Where the scheduler keeps what it remembers."
+    ),
+]
 STATE = Path("condinst-schedule.sqlite")
 
 app = typer.Typer(
@@ -21,7 +28,10 @@ app = typer.Typer(
 @app.command()
 def serve(
     specs: Annotated[
-        list[Path], typer.Argument(metavar="SPEC...", help="Specs with a schedule.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="SPEC...", parser=local("SPEC"), help="Specs with a schedule.", show_default=False
+        ),
     ],
     state: State = STATE,
     address: Annotated[

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from condinst.instances import Instances
 from jobs.errors import JobError
-from jobs.target import no_job
+from jobs.target import no_job, put_file
 from pipeline.commit import Commit
 from pipeline.geo.windows import inside
 from pipeline.plan import read_shard
@@ -31,7 +30,7 @@ _COLUMNS = ["category_id", "score", "bbox", "area", "mask"]
 
 
 def compare_outputs(
-    output: str, reference: str, options: StoreOptions, json_file: Path | None, console: Console | None = None
+    output: str, reference: str, options: StoreOptions, json_file: str | None, console: Console | None = None
 ) -> Seams:
     """Compare the instances of two tiled outputs of the same rasters; prints the comparison.
 
@@ -50,7 +49,7 @@ def compare_outputs(
         raise JobError(f"{output} and {reference} have no raster in common; compare two runs of one input")
     _print(console, found, together, threshold)
     if json_file is not None:
-        json_file.write_text(json.dumps(figures(found), indent=2))
+        put_file(json_file, json.dumps(figures(found), indent=2).encode(), options)
     return found
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jobs.options import Overrides
+from jobs.options import Overrides, SpecFile
 
 Address = Annotated[
     str | None,
@@ -43,7 +42,7 @@ app = typer.Typer(
 
 
 def submit(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.", show_default=False)],
+    spec: SpecFile,
     address: Address = None,
     overrides: Overrides = [],  # noqa: B006
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the job to end.")] = False,

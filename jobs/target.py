@@ -6,6 +6,8 @@ from pathlib import Path
 
 from jobs.errors import JobError
 from jobs.train_files import JOB_KEY, has
+from pipeline.export.files import place_of
+from pipeline.export.remote import Remote
 from pipeline.storage import NotFound, Store, StoreError, StoreOptions
 
 
@@ -25,6 +27,16 @@ def open_target(target: str, options: StoreOptions) -> Store:
 def is_spec(target: str) -> bool:
     """Whether it names a spec file rather than an output."""
     return target.endswith((".yaml", ".yml")) and Path(target).is_file()
+
+
+def put_file(uri: str, data: bytes, options: StoreOptions) -> None:
+    """Write a file at a path, whose folder is made, or at a URI. Raises StoreError."""
+    place = place_of(uri, options)
+    if isinstance(place, Remote):
+        store, name = place.file()
+    else:
+        store, name = Store.open(str(place.parent)), place.name
+    store.put(name, data)
 
 
 def no_job(store: Store) -> JobError | NotFound:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from jobs.errors import JobError
-from jobs.target import no_job, open_target
+from jobs.target import no_job, open_target, put_file
 from jobs.viewer.guard import loopback
 from jobs.viewer.server import free_socket, make_app, serve
 from jobs.viewer.view import View
@@ -57,9 +56,9 @@ def _address(listening: socket.socket, host: str, token: str | None) -> str:
 
 
 def write_report(
-    target: str, options: StoreOptions, to: Path | None = None, console: Console | None = None
+    target: str, options: StoreOptions, to: str | None = None, console: Console | None = None
 ) -> None:
-    """Write a run's report into its output, or to a file; prints where.
+    """Write a run's report into its output, or to a path or URI; prints where.
 
     Raises JobError where no job ever ran, StoreError when the store cannot be reached or written.
     """
@@ -70,6 +69,6 @@ def write_report(
     if to is None:
         run.store.put(REPORT_KEY, page)
     else:
-        to.write_bytes(page)
-    place = run.store.join(REPORT_KEY) if to is None else str(to)
+        put_file(to, page, options)
+    place = run.store.join(REPORT_KEY) if to is None else to
     (console or Console()).print(escape(place), highlight=False, soft_wrap=True)

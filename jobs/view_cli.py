@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.given_paths import placed
 from jobs.options import Anonymous, Endpoint, Profile, Region
 
 
@@ -49,8 +49,13 @@ def report(
         str, typer.Argument(metavar="OUTPUT", help="A job's output, or its spec file.", show_default=False)
     ],
     to: Annotated[
-        Path | None,
-        typer.Option(help="Write the page here. Default: report.html in the output.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="FILE|URI",
+            parser=placed("--to", "file"),
+            help="Write the page here. Default: report.html in the output.",
+            show_default=False,
+        ),
     ] = None,
     endpoint: Endpoint = None,
     region: Region = None,

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from jobs.given_paths import local, written
+
 app = typer.Typer(
     help="""
 Take over other projects' weights; look into a file.
@@ -25,15 +27,25 @@ Examples:
 @app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A .pth or .safetensors checkpoint.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="IN", parser=local("IN"), help="A .pth or .safetensors checkpoint.", show_default=False
+        ),
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="OUT.safetensors",
+            parser=written("OUT.safetensors", "file"),
+            help="The file to write.",
+            show_default=False,
+        ),
     ],
     classes: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
+            parser=local("--classes"),
             help="Category names: a text file, one a line, or a COCO json. Default: what the checkpoint "
             "says, COCO's for 80 classes, else class_0, class_1, ...",
             show_default=False,

@@ -14,6 +14,7 @@ from jobs.diff import Request as Comparison
 from jobs.diff import diff_runs
 from jobs.export import Request, export_output
 from jobs.filter import filter_output
+from jobs.view import write_report
 from pipeline.delta import publish, storage_options
 from pipeline.diff import Kind
 from pipeline.export.selection import Selection
@@ -48,5 +49,9 @@ def test_a_run_in_s3_is_filtered_exported_and_compared(s3_bucket: str, tmp_path:
     kept = sum(row["score"] >= 0.5 for row in rows)
     done = export_output(Request(sure, "coco", tmp_path / "x.json"), console)
     assert done.instances == len(json.loads((tmp_path / "x.json").read_text())["annotations"]) == kept
-    found = diff_runs(Comparison(store.uri, sure, tmp_path / "d"), console)
+    found = diff_runs(Comparison(store.uri, sure, f"{s3_bucket}/d"), console)
     assert found.kinds == {Kind.SAME: kept, Kind.LOST: len(rows) - kept}
+    written = ["diff.html", "diff.json", "differences.parquet"]
+    assert [info.key for info in Store.open(f"{s3_bucket}/d").list()] == written
+    write_report(sure, StoreOptions(), f"{s3_bucket}/pages/sure.html", console)
+    assert Store.open(s3_bucket).get("pages/sure.html").startswith(b"<!doctype html>")
