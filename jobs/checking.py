@@ -23,7 +23,7 @@ def check_model(settings: SegmentSettings, sample: Sequence[ImageRef], console: 
 
     Raises WeightsError, StoreError when they cannot be had, JobError when none of the inputs can be read.
     """
-    settings = here(settings)
+    settings = here(settings, console)
     began = time.monotonic()
     model = load_model(settings)
     detect, prepare = detect_config(model, settings), preparing(model, settings)

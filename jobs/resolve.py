@@ -53,6 +53,14 @@ def open_output(spec: SegmentSpec) -> Store:
     return Store.open(spec.output.uri, options_of(spec.output))
 
 
+def require_device(settings: SegmentSettings, remedy: str) -> None:
+    """Raise JobError where this process is to run a job's model on a GPU, and there is none."""
+    if settings.device == "cuda":
+        from jobs.device import require_cuda  # loads torch, which who hands out work needs not
+
+        require_cuda("workers.gpus", remedy)
+
+
 def settings_of(spec: SegmentSpec, standing: Mapping[str, object] | None = None) -> SegmentSettings:
     """The settings of a spec's workers: absolute places, the weights' digest, no `auto` but a GPU's own.
 

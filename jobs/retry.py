@@ -12,7 +12,7 @@ from rich.console import Console
 from jobs.check import load
 from jobs.errors import Incomplete, JobError
 from jobs.report import SUMMARY_KEY
-from jobs.resolve import settings_of, spec_of
+from jobs.resolve import require_device, settings_of, spec_of
 from jobs.retry_windows import RetryingWindows
 from jobs.retrying import Retrying, Wanted
 from jobs.run_report.page import put_report
@@ -54,6 +54,8 @@ def retry_output(target: str, options: StoreOptions, wanted: Wanted, console: Co
     settings = replace(settings_of(spec, job), output=store.uri, output_options=store.options)
     refuse_other_settings(store, job, settings)
     if not wanted.dry_run:
+        if wanted.local:
+            require_device(settings, "leave out --local, or retry where there is one")
         clear_cancel(store)
         ledger.repair()
     if window_plans(plans):

@@ -18,7 +18,7 @@ from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, TooManyFailed, first_of, naming
 from jobs.limits import Limits
 from jobs.report import SUMMARY_KEY, print_report, summary, versions
-from jobs.resolve import open_output, resolved, settings_of
+from jobs.resolve import open_output, require_device, resolved, settings_of
 from jobs.run_report.page import put_report
 from jobs.spec import SegmentSpec
 from jobs.standing import free_for_segmenting, refuse_other_job, standing_job, tell_unheeded
@@ -44,13 +44,16 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
 
     Raises Incomplete when shards are missing at the end, Interrupted after a signal, a request to cancel or a
     limit of the spec, TooManyFailed when more inputs ended badly than the spec allows, FingerprintMismatch
-    when the output holds other rows, ClusterTooSmall, InputError, WeightsError, CompileError, StoreError.
+    when the output holds other rows, JobError for a GPU that `local` does not find, ClusterTooSmall,
+    InputError, WeightsError, CompileError, StoreError.
     """
     console, limits, began = console or structured.console(), Limits.of(spec), time.time()
     store = open_output(spec)
     ledger = Ledger(store)
     standing = standing_job(ledger)
     settings = settings_of(spec, standing)
+    if local:
+        require_device(settings, "--set workers.gpus=0 runs the job on the CPU")
     if standing is None:
         free_for_segmenting(store)
         with naming("output.uri"):

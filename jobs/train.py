@@ -18,6 +18,7 @@ from condinst import weights
 from condinst.finetune import Taken
 from jobs import structured
 from jobs.attendance import hearing, unattended
+from jobs.device import require_cuda
 from jobs.errors import Incomplete, JobError, one_line
 from jobs.learn import Halted, Material, learn, material
 from jobs.limits import Limits
@@ -50,7 +51,8 @@ def train_job(spec: TrainSpec, console: Console | None = None) -> dict[str, obje
     limits = Limits.of(spec)
     console = console or structured.console()
     spec = placed(spec)
-    _check_device(spec)
+    if spec.workers is None and spec.device == "cuda":
+        require_cuda("device", "set it to cpu")
     store = Store.open(spec.output.uri, options_of(spec.output))
     spec = settled(spec, standing(store))
     # Beside workers this process only looks at it: their GPUs are elsewhere.
@@ -174,10 +176,3 @@ def _tell_classes(taken: Taken, console: Console) -> None:
         if names:
             console.print(f"{verb} {escape(one_line(', '.join(names)))}", highlight=False, soft_wrap=True)
     structured.event("classes", **asdict(taken))
-
-
-def _check_device(spec: TrainSpec) -> None:
-    import torch
-
-    if spec.workers is None and spec.device == "cuda" and not torch.cuda.is_available():
-        raise JobError("device: torch finds no CUDA device here; set it to cpu")

@@ -49,7 +49,7 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
     """
     console = console or Console()
     output = open_output(spec)
-    settings = here(settings_of(spec, standing_job(Ledger(output))))
+    settings = here(settings_of(spec, standing_job(Ledger(output))), console)
     refs = sample(settings, output, count, partial(structured.warn, console))
     console.print(f"trying {len(refs)} images of {spec.name}", highlight=False)
     model = load_model(settings)
@@ -118,10 +118,17 @@ def looking(settings: SegmentSettings) -> Look:
     return look
 
 
-def here(settings: SegmentSettings) -> SegmentSettings:
-    """The same settings on this machine: without a GPU, the model runs on the CPU in float32."""
+def here(settings: SegmentSettings, console: Console) -> SegmentSettings:
+    """The same settings on this machine: without a GPU, and it is said, on the CPU in float32."""
     settings = replace(settings, batch_images=settings.batch_images or BATCH_IMAGES)
     if settings.gpus and not torch.cuda.is_available():
+        console.print(
+            f"note: workers.gpus is {settings.gpus:g}, but torch finds no CUDA device here: the model runs "
+            "on the CPU in float32",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
         return replace(settings, gpus=0, precision="float32")
     if settings.precision == AUTO:
         settings = replace(settings, precision=quickest_precision(settings.device))

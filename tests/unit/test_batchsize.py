@@ -162,7 +162,7 @@ def test_auto_is_fixed_without_a_gpu_and_found_with_one(tmp_path: Path) -> None:
     assert settings_of(stated).batch_pixels == BATCH_PIXELS
     asked = settings_of(spec_of(tmp_path, workers={"gpus": 1}))
     assert asked.batch_images == 0
-    assert here(asked).batch_images == BATCH_IMAGES
+    assert here(asked, Console(quiet=True)).batch_images == BATCH_IMAGES
 
 
 def test_what_the_first_run_found_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
