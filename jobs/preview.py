@@ -20,7 +20,7 @@ from jobs.segment import changed, freeze_input
 from jobs.spec import SegmentSpec
 from jobs.standing import free_for_segmenting, refuse_other_job, standing_job
 from jobs.tally import Tally
-from jobs.target import open_target
+from jobs.target import no_job, open_target
 from jobs.tiling_notes import refused_note, tiling_notes
 from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
@@ -39,10 +39,11 @@ def preview(
     """Print what `run` would do with this spec, and what it would take by the runs of `like` or its own.
 
     `check` also opens the model and some images. Raises what `run` would raise before it starts: InputError,
-    WeightsError, StoreError, FingerprintMismatch.
+    WeightsError, StoreError, FingerprintMismatch; JobError where `like` holds no job.
     """
     console = console or Console()
     store = open_output(spec)
+    runs = _runs_of(like) if like else store
     ledger = Ledger(store)
     standing = standing_job(ledger)
     settings = settings_of(spec, standing)
@@ -62,7 +63,7 @@ def preview(
     table.add_row("model", escape(model))
     table.add_row("output", escape(store.uri))
     if ahead.left:
-        say_cost(table, spec, settings, ahead, open_target(like, StoreOptions()) if like else store)
+        say_cost(table, spec, settings, ahead, runs)
     console.print(table)
     if plans and not ahead.left:
         console.print("complete: a run would do nothing", highlight=False)
@@ -70,6 +71,15 @@ def preview(
         from jobs.checking import check_model
 
         check_model(settings, ahead.sample, console)
+
+
+def _runs_of(like: str) -> Store:
+    """The output whose runs are to be measured by. Raises JobError where no job ever ran, StoreError."""
+    store = open_target(like, StoreOptions())
+    if standing_job(Ledger(store)) is None:
+        error = no_job(store)
+        raise type(error)(f"--like: {error}")
+    return store
 
 
 def _say_rasters(

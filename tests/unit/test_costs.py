@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jobs.check import load_text
+from jobs.errors import JobError
 from jobs.estimate import Headers, Todo, estimate, estimate_tiled
 from jobs.preview import preview
 from jobs.rates import Rate, TiledRate, measured_tiled
@@ -99,6 +100,12 @@ def test_a_tiled_job_is_estimated_by_the_run_before(tmp_path: Path) -> None:
     cost = estimate_tiled(rate, None, Todo(count, 3, 1, 4), Todo(count, 1, 1), 0, None)
     assert cost.seconds == pytest.approx(run["seconds"], rel=0.1)
     assert not (tmp_path / "other").exists(), "nothing is written"
+
+
+def test_an_estimate_by_what_holds_no_job_is_refused(tmp_path: Path) -> None:
+    tiny_weights(tmp_path)
+    with pytest.raises(JobError, match=r"^--like: .*/nope holds no job \(no job\.json\)"):
+        said(tiled_spec(tmp_path, "out"), str(tmp_path / "nope"))
 
 
 def test_what_is_new_among_rasters_is_counted_and_nothing_is_written(tmp_path: Path) -> None:
