@@ -127,12 +127,15 @@ def _require(wanted: str | None) -> None:
 @app.command()
 def predict(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Image files, folders of them, or URIs of images."),
     ],
     weights: Annotated[str, typer.Option(help="demo, a safetensors file, or its URI.")] = "demo",
     output: Annotated[
         Path,
-        typer.Option(metavar="FOLDER", parser=written("--output", "folder"), help="Folder for the overlays."),
+        typer.Option(
+            metavar="FOLDER", parser=written("--output", "folder"), help="Folder for what is found."
+        ),
     ] = Path("predictions"),
     score_threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Lowest score shown. Default: the weights' own.")
@@ -140,16 +143,26 @@ def predict(
     max_instances: Annotated[
         int | None, typer.Option(min=1, help="Most instances of an image. Default: the weights' own.")
     ] = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
 ) -> None:
     """Segment a few images: overlays, and a table of the instances.
 
-    Example:
+    Writes an overlay an image, and instances.parquet: a row an instance with its mask, as in a job's tables.
+
+    Examples:
 
     [cyan]condinst predict field.jpg --score-threshold 0.4[/]
+
+    [cyan]condinst predict s3://photos/field.jpg photos/ --output found[/]
     """
     from jobs.predict import predict_files
+    from pipeline.storage import StoreOptions
 
-    predict_files(images, weights, output, score_threshold, max_instances)
+    options = StoreOptions(endpoint, region, profile, anonymous)
+    predict_files(images, weights, output, score_threshold, max_instances, options)
 
 
 @app.command()

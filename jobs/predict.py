@@ -4,68 +4,110 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 import condinst
-from jobs.errors import JobError
+from jobs.errors import JobError, on_disk
 from jobs.gallery import Gallery
 from pipeline.decode import DecodeLimits, decode
-from pipeline.records import InputRejected
-from pipeline.rows import visible
-from pipeline.storage import StoreOptions
+from pipeline.keys import locate
+from pipeline.records import ImageRef, InputRejected, Status
+from pipeline.rows import Outcome, instances_table, to_parquet, visible
+from pipeline.schemas import SCHEMA_VERSION
+from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.weights import fetch_weights
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".mpo")
 """What is taken from a folder; a file named by itself is read whatever it is called."""
 
 
+TABLE = "instances.parquet"
+"""Beside the overlays: a row an instance, in the columns of a run's `instances`."""
+
+Read = Callable[[], bytes]
+
+
 def predict_files(
-    images: Sequence[Path],
+    images: Sequence[str],
     weights: str,
     output: Path,
     score_threshold: float | None = None,
     max_instances: int | None = None,
+    options: StoreOptions | None = None,
     console: Console | None = None,
 ) -> Gallery:
-    """Segment image files, and those right in folders; returns the gallery of overlays.
+    """Segment image files, those right in folders, and images in stores; returns the gallery of overlays.
 
-    Raises JobError for a path that does not exist, WeightsError or StoreError when there is no model.
+    Their instances are written beside the overlays, as `TABLE`; `image_id` is the path or URI. Raises
+    JobError for a path that does not exist and a folder that cannot be written in, WeightsError, StoreError.
     """
-    paths = list(_files(images))
-    model = _load(weights)
+    console, options = console or Console(), options or StoreOptions()
+    # By name: what was given twice is one image.
+    sources = dict(found for image in images for found in _found(image, options))
+    model = _load(weights, options)
     stated = {"score_threshold": score_threshold, "max_instances": max_instances}
     config = model.config.detect.model_copy(update={k: v for k, v in stated.items() if v is not None})
-    gallery = Gallery(output, model.config.classes, console or Console())
-    for path in paths:
+    gallery = Gallery(output, model.config.classes, console)
+    outcomes = []
+    for image_id, read in sources.items():
+        name = image_id.rpartition("/")[2]
         try:
-            image = decode(path.read_bytes(), DecodeLimits())
+            image = decode(read(), DecodeLimits())
         except InputRejected as rejected:
-            gallery.reject(path.name, rejected.status, rejected.reason)
+            gallery.reject(name, rejected.status, rejected.reason)
         else:
             found = visible(model.predict([image], config)[0])
-            gallery.add(path.name, image, found, each=len(paths) <= 5)
+            gallery.add(name, image, found, each=len(sources) <= 5)
+            ref, size = ImageRef(image_id, image_id, 0), (image.shape[0], image.shape[1])
+            outcomes.append(Outcome(ref, Status.OK, size=size, found=found))
     gallery.close()
+    _write(outcomes, model.config.classes, output / TABLE)
+    console.print(f"instances in [bold]{escape(str(output / TABLE))}[/]", highlight=False, soft_wrap=True)
     return gallery
 
 
-def _load(weights: str) -> condinst.CondInst:
+def _write(outcomes: Sequence[Outcome], classes: Sequence[str], path: Path) -> None:
+    data = to_parquet(instances_table(outcomes, classes), {"condinst.schema": SCHEMA_VERSION})
+    with on_disk(path):
+        path.write_bytes(data)
+
+
+def _load(weights: str, options: StoreOptions) -> condinst.CondInst:
     with tempfile.TemporaryDirectory(prefix="condinst-") as folder:
-        return condinst.load(fetch_weights(weights, StoreOptions(), Path(folder)))
+        return condinst.load(fetch_weights(weights, options, Path(folder)))
 
 
-def _files(images: Sequence[Path]) -> Iterator[Path]:
-    for path in images:
-        if path.is_dir():
-            inside = sorted(
-                file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()
-            )
-            if not inside:
-                raise JobError(f"{path}: no images right in this folder; name files, or run a job over it")
-            yield from inside
-        elif path.is_file() and os.access(path, os.R_OK):
-            yield path
-        else:
-            raise JobError(f"{path}: no such image file, or it cannot be read")
+def _found(image: str, options: StoreOptions) -> Iterator[tuple[str, Read]]:
+    """The images that an argument names, each with what reads it."""
+    path = Path(image)
+    if "://" in image:
+        yield image, _in_store(image, options)
+    elif path.is_dir():
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not inside:
+            raise JobError(f"{path}: no images right in this folder; name files, or run a job over it")
+        yield from ((str(file), file.read_bytes) for file in inside)
+    elif path.is_file() and os.access(path, os.R_OK):
+        yield image, path.read_bytes
+    else:
+        raise JobError(f"{path}: no such image file, or it cannot be read")
+
+
+def _in_store(uri: str, options: StoreOptions) -> Read:
+    """What reads an object. Raises JobError where there is none."""
+    folder, _, name = locate(uri, trim=False).uri.rpartition("/")
+    store = Store.open(folder, options)
+    try:
+        if not name or folder.endswith(":/"):
+            raise NotFound
+        store.head(name)
+    except NotFound:
+        raise JobError(
+            f"{uri}: no such image; name images one by one, or `try` a job over a folder"
+        ) from None
+    return partial(store.get, name)

@@ -16,6 +16,7 @@ import boto3
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -332,7 +333,13 @@ def test_predict_draws_and_lists(tmp_path: Path, photos: Path, model: Path) -> N
     assert code == 0, err
     assert "truncated.jpg corrupt" in out
     assert "score" in out
-    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["field_00.jpg"]
+    assert f"instances in {tmp_path}/drawn/instances.parquet" in out
+    found = pq.read_table(tmp_path / "drawn" / "instances.parquet")
+    assert set(found["image_id"].to_pylist()) == {str(photos / "field 00.jpg")}
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
+        "field_00.jpg",
+        "instances.parquet",
+    ]
     assert run("predict", tmp_path / "none.jpg")[0] == 2
 
 

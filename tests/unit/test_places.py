@@ -128,7 +128,7 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_read(folder:
 
 def test_what_only_writing_shows_has_no_traceback(folder: Path) -> None:
     with pytest.raises(JobError, match=r"/x{300}: File name too long; name another place"):
-        predict_files([folder / "photos"], "demo", folder / ("x" * 300))
+        predict_files([str(folder / "photos")], "demo", folder / ("x" * 300))
 
 
 def test_a_reports_folder_is_made(folder: Path) -> None:
