@@ -269,12 +269,15 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Open the model and ten of the images.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Open the model and ten of the images; of a training the images.")
+    ] = False,
 ) -> None:
-    """Say what a run would do and take; changes nothing.
+    """Say what a run or a training would do and take; changes nothing.
 
-    Counts images, bytes and shards, what would be skipped, and what is done already. Once something was run,
-    it estimates hours, GPU hours, requests and what they cost.
+    Counts images, bytes and shards, what would be skipped, and what is done already; of a training its
+    images, instances by class, steps and epochs. Once something was run, it estimates hours, GPU hours,
+    requests and what they cost.
 
     Examples:
 
@@ -282,10 +285,19 @@ def plan(
 
     [cyan]condinst plan job.yaml --like s3://masks/last-year[/]
     """
-    checked = _load(spec, overrides)
-    from jobs.preview import preview
+    from jobs.check import load_job
+    from jobs.filling import use_environment
+    from jobs.spec import SegmentSpec
 
-    preview(checked, like=like, check=check)
+    checked = use_environment(load_job(spec, overrides))
+    if isinstance(checked, SegmentSpec):
+        from jobs.preview import preview
+
+        preview(checked, like=like, check=check)
+    else:
+        from jobs.train_preview import preview_training
+
+        preview_training(checked, like=like, check=check)
 
 
 @app.command()

@@ -116,17 +116,28 @@ def claim(
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
     }
-    if not standing(store) and has(store, SEGMENT_KEY):
-        raise Refused(
-            f"{store.uri} holds a segment job ({SEGMENT_KEY}), and one output belongs to one job; "
-            "name another output"
-        )
+    if not standing(store):
+        free_for_training(store)
     with naming("output.uri"):
         made = store.create(JOB_KEY, json.dumps(record, indent=2).encode())
     if made:
         return True
     _compare(store, standing(store) or {}, settings)
     return False
+
+
+def free_for_training(store: Store) -> None:
+    """Raise Refused where a segment job stands in an output that no training has claimed."""
+    if has(store, SEGMENT_KEY):
+        raise Refused(
+            f"{store.uri} holds a segment job ({SEGMENT_KEY}), and one output belongs to one job; "
+            "name another output"
+        )
+
+
+def refuse_other_training(store: Store, spec: TrainSpec, data: Mapping[str, object]) -> None:
+    """Raise Refused, as a training would, when the output holds another one; `data` as for `claim`."""
+    _compare(store, standing(store) or {}, decisive(spec, data))
 
 
 def _compare(store: Store, record: Mapping[str, Any], settings: Mapping[str, object]) -> None:

@@ -233,13 +233,6 @@ class TrainSpec(JobSpec):
         default=4, ge=0, le=64, description="Images, of those measured on, that are drawn each time."
     )
     output: StoreSection = Field(description="Where the weights and measurements go.")
-    price_per_gpu_hour: float | None = Field(
-        default=None,
-        ge=0,
-        le=10_000,
-        description="Nothing is made of it: `condinst plan` is for segment jobs. It may stand here so that "
-        "both kinds can extend one base.",
-    )
     max_gpu_hours: float | None = Field(
         default=None,
         gt=0,

@@ -150,6 +150,12 @@ class Samples:
         return sum(len(truth.instances) for _, truth in self._items)
 
     @property
+    def by_class(self) -> dict[str, int]:
+        """Instances of each class, in the classes' order."""
+        counts = Counter(instance.category for _, truth in self._items for instance in truth.instances)
+        return {name: counts[number] for number, name in enumerate(self.classes)}
+
+    @property
     def has_masks(self) -> bool:
         """Whether every image's instances have masks that may be used."""
         return not any(truth.boxes_only for _, truth in self._items)
