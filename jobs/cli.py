@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import schedule_cli, structured, submit_cli, weights_cli
+from jobs.chips_cli import chips
 from jobs.compare_cli import confusion, diff
 from jobs.errors import EXIT_CODES, ExitCode, Refused, SpecError, explain, one_line
 from jobs.evaluate_cli import evaluate
@@ -341,6 +342,7 @@ app.command()(publish)
 app.command()(diff)
 app.command()(confusion)
 app.command("import")(import_)
+app.command()(chips)
 app.command()(promote)
 app.command()(rollback)
 app.command()(select)

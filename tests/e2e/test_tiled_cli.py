@@ -97,3 +97,22 @@ def test_settings_that_make_no_sense_are_told(place: Path, change: tuple[str, ..
     assert done.returncode != 0
     assert why in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_polygons_of_a_run_are_something_to_train_on(place: Path) -> None:
+    """As after corrections in a map program: export, chips, and the plan of a training on them."""
+    condinst("run", "tiled.yaml", "--local", cwd=place)
+    condinst("export", "tiled", "--format", "geojson", "--to", "found.geojson", "--min-score", 0.5, cwd=place)
+    told = condinst("chips", "tiled.yaml", "found.geojson", "chips", "--class-column", "category", cwd=place)
+    match = re.match(r"(\d+) images \(\d+ without a label\) with ([\d,]+) instances", told)
+    assert match, told
+    assert match[1] == "9"
+    (place / "train.yaml").write_text(
+        "kind: train\nname: again\nmodel: {weights: demo}\noutput: {uri: trained}\n"
+        "data: {train: {uri: chips/images, annotations: chips/truth.json}, held_out: 0.2}\n"
+    )
+    planned = condinst("plan", "train.yaml", "--check", cwd=place)
+    assert re.search(r"learns from +\d images, [\d,]+ instances: .*plant", planned)
+    assert "keeps" in planned
+    assert planned.count("checked: 512 x ") == int(re.search(r"learns from +(\d)", planned)[1])  # type: ignore[index]
+    condinst("chips", "tiled.yaml", "found.geojson", "chips", cwd=place, code=2)
