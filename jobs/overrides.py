@@ -23,7 +23,7 @@ def override(document: Document, argument: str) -> None:
         raise SpecError(
             [Problem(source, "", "expected key.path=value, for example model.score_threshold=0.4")]
         )
-    given = parse_value(text, source)
+    given = parse_value(text, source, lambda value: _shell_quotes(source, value))
     _assign(document.value, path, given.value, source)
     for places in (document.keys, document.values):
         for stale in [known for known in places if known[: len(path)] == path]:
@@ -31,6 +31,11 @@ def override(document: Document, argument: str) -> None:
     document.values.update({path + below: Place(source) for below in given.values})
     document.keys.update({path + below: Place(source) for below in given.keys})
     document.keys[path] = Place(source)
+
+
+def _shell_quotes(source: str, value: str) -> str:
+    """How to quote a value that begins with a sign of YAML's so that a shell leaves the quotes."""
+    return f"put it in quotes, and these in the shell's: {source}='\"{value[0]}...\"'"
 
 
 def _assign(top: Value, path: Path, value: Value, source: str) -> None:

@@ -8,12 +8,13 @@ YAML 1.2: only `true` and `false` are booleans (`no` is text), `1e-3` is a numbe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import yaml
 
 from jobs.errors import Problem, SpecError
+from jobs.yaml_quotes import in_quotes, unquoted
 
 Scalar = str | int | float | bool | None
 Value = Scalar | list["Value"] | dict[str, "Value"]
@@ -95,9 +96,12 @@ def parse(text: str, source: str) -> Document:
     return document
 
 
-def parse_value(text: str, source: str) -> Document:
-    """Parse one YAML value of any kind, as strictly as a spec. Raises SpecError."""
-    return _build(_compose(text, source), source)
+def parse_value(text: str, source: str, remedy: Callable[[str], str] = in_quotes) -> Document:
+    """Parse one YAML value of any kind, as strictly as a spec. Raises SpecError.
+
+    `remedy` says what to do about a value that lacks its quotes.
+    """
+    return _build(_compose(text, source, remedy), source)
 
 
 def is_plain_text(text: str) -> bool:
@@ -150,18 +154,22 @@ def shorten(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def _compose(text: str, source: str) -> yaml.Node | None:
+def _compose(text: str, source: str, remedy: Callable[[str], str]) -> yaml.Node | None:
+    flow = False
     try:
         loader = _Loader(text)
         try:
             return loader.get_single_node()
         finally:
+            flow = bool(loader.flow_level)
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(source, mark.line + 1, mark.column + 1) if mark else Place(source)
         if error.context == "expected a single document in the stream":
             message = "a second document begins; a spec is one document"
+        elif lacking := unquoted(error, text, flow=flow):
+            message = f"{lacking[0]}; {remedy(lacking[1])}"
         else:
             message = f"not valid YAML: {error.problem or error.context or 'cannot be read'}"
             if "'\\t'" in message:
@@ -216,9 +224,7 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
-            self._refuse(
-                node, path, f"the tag {shorten(node.tag)} has no place in a spec; write plain values"
-            )
+            self._refuse_tag(node, path)
             return None
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
@@ -242,9 +248,7 @@ class _Builder:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Scalar:
         if node.tag != "tag:yaml.org,2002:str":
-            self._refuse(
-                node, path, f"the tag {shorten(node.tag)} has no place in a spec; write plain values"
-            )
+            self._refuse_tag(node, path)
             return None
         return self._text(node, path) if node.style else self._plain(node, path)
 
@@ -271,6 +275,12 @@ class _Builder:
             )
             return ""
         return text
+
+    def _refuse_tag(self, node: yaml.Node, path: Path) -> None:
+        quotes = ", text that begins with ! in quotes" if node.tag.startswith("!") else ""
+        self._refuse(
+            node, path, f"the tag {shorten(node.tag)} has no place in a spec; write plain values{quotes}"
+        )
 
     def _refuse(self, node: yaml.Node, path: Path, message: str) -> None:
         self.problems.append(self._problem(node, path, message))
