@@ -86,7 +86,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        key = "" if self.place.endswith(f" {self.key}") else self.key
+        named = self.place.endswith(f" {self.key}") or self.place.startswith(f"--set {self.key}.")
+        key = "" if named else self.key
         return ": ".join(part for part in (self.place, key, self.message) if part)
 
 

@@ -31,6 +31,9 @@ def override(document: Document, argument: str) -> None:
     document.values.update({path + below: Place(source) for below in given.values})
     document.keys.update({path + below: Place(source) for below in given.keys})
     document.keys[path] = Place(source)
+    for above in (path[:end] for end in range(1, len(path))):
+        if above not in document.keys and above not in document.values:
+            document.keys[above] = document.values[above] = Place(source)
 
 
 def _shell_quotes(source: str, value: str) -> str:

@@ -129,6 +129,9 @@ def test_set_steps_into_lists_and_repairs_what_the_file_says() -> None:
     ("argument", "expected"),
     [
         ("model.score=1", "--set model.score: unknown key; did you mean score_threshold?"),
+        ("wokers.count=3", "--set wokers.count: unknown key; did you mean workers?"),
+        ("wokers.few.count=3", "--set wokers.few.count: unknown key; did you mean workers?"),
+        ("workers.min=3", "--set workers.min: min and max come together; for a fixed number give count"),
         ("workers.count=0", "--set workers.count: 0 was given; expected a whole number from 1 to 10,000"),
         ("input.include=*.jpg", """--set input.include:1:2: `*` begins an alias in YAML; put it in quotes, and these in the shell's: --set input.include='"*..."'"""),
         ("workers.count", "--set workers.count: expected key.path=value, for example model.score_threshold=0.4"),
