@@ -96,7 +96,7 @@ def load_text(
 def checked(document: Document, kind: type[AnySpec], around: Surroundings) -> AnySpec:
     """The spec that a document, changed in place, holds. Raises SpecError with every problem found.
 
-    Of a spec of another kind that is the only problem told: all its keys would be unknown.
+    Of a spec of another kind, or of none that there is, that is the only problem told: its keys may be right.
     """
     _refuse_other_kind(document, get_args(kind.model_fields["kind"].annotation)[0])
     problems = fill(document, around)
@@ -118,9 +118,14 @@ def checked(document: Document, kind: type[AnySpec], around: Surroundings) -> An
 
 def _refuse_other_kind(document: Document, wanted: str) -> None:
     given = document.value.get("kind") if isinstance(document.value, dict) else None
-    if isinstance(given, str) and given != wanted and given in TAKEN_BY:
+    if given in (None, wanted):
+        return
+    if isinstance(given, str) and given in TAKEN_BY:
         message = f"this is kind: {given}, for {TAKEN_BY[given]}; the command here is for {wanted} jobs"
-        raise SpecError([Problem(str(document.place(("kind",))), "kind", message)])
+    else:
+        others = "; ".join(f"{kind} is for {TAKEN_BY[kind]}" for kind in TAKEN_BY if kind != wanted)
+        message = f"{describe(given)} was given; expected {wanted} here ({others})"
+    raise SpecError([Problem(str(document.place(("kind",))), "kind", message)])
 
 
 def _read(path: FilePath, overrides: Sequence[str]) -> Document:

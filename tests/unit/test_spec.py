@@ -63,7 +63,7 @@ def test_several_inputs() -> None:
         ("{uri: out}", "{}", "spec.yaml:7:9: output.uri: missing; expected text"),
         ("name: beds\n", "", "spec.yaml:1:1: name: missing; expected text"),
         ("name: beds", "name: b/d", "spec.yaml:2:7: name: the text 'b/d' was given; expected 1 to 63 letters, digits, dots, dashes or underscores"),
-        ("kind: segment", "kind: trains", "spec.yaml:1:7: kind: the text 'trains' was given; expected segment"),
+        ("kind: segment", "kind: trian", "spec.yaml:1:7: kind: the text 'trian' was given; expected segment here (train is for `condinst train`, status, top, cancel, submit, jobs, render and schedule)"),
         ("uri: photos", "uri: [1]", "spec.yaml:3:14: input.uri: a list of 1 was given; expected text"),
         ('"*.jpg"', "[a, {}]", "spec.yaml:3:35: input.include.1: a mapping was given; expected text"),
         ("name: beds", "name: beds\nname: again", "spec.yaml:3:1: name: the key stands twice; first on line 2"),
@@ -262,3 +262,5 @@ def test_a_spec_of_another_kind_is_told_in_one_line() -> None:
     assert len(caught.value.problems) == 1
     with pytest.raises(SpecError, match=r"this is kind: segment, for `condinst run`.* is for train jobs"):
         load(ROOT / "examples" / "mushrooms.yaml", (), TrainSpec)
+    with pytest.raises(SpecError, match=r"expected train here \(segment is for `condinst run`, plan, try"):
+        load(ROOT / "examples" / "train-kernels.yaml", ["kind=trian"], TrainSpec)
