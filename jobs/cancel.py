@@ -15,6 +15,8 @@ from jobs.stopping import GRACE_SECONDS
 from jobs.target import no_job, open_target
 from jobs.train_status import TrainingLook, look
 from pipeline.ledger import Ledger
+from pipeline.plan import PlanError, load_plans
+from pipeline.retry import unfinished
 from pipeline.signs import read_signs
 from pipeline.stopping import request_cancel
 from pipeline.storage import Store, StoreOptions
@@ -22,6 +24,8 @@ from pipeline.storage import Store, StoreOptions
 
 def cancel_job(target: str, options: StoreOptions, console: Console | None = None) -> None:
     """Leave a request in an output, or a spec's, that every driver at work there obeys.
+
+    Nothing is left where all is done: there is nobody to obey it.
 
     Raises JobError where no job ever ran, StoreError when the store cannot be reached.
     """
@@ -31,6 +35,9 @@ def cancel_job(target: str, options: StoreOptions, console: Console | None = Non
         if (training := look(store)) is None:
             raise no_job(store)
         _cancel_training(store, training, console)
+        return
+    if _is_done(store):
+        console.print("this job is complete: there is nothing to cancel", highlight=False)
         return
     request_cancel(store)
     signs = [sign for stage in stages(store) for sign in read_signs(stage)]
@@ -42,6 +49,15 @@ def cancel_job(target: str, options: StoreOptions, console: Console | None = Non
         what = "cancel requested; no worker gave a sign of late, a run that is just starting will stop too"
     console.print(what, highlight=False)
     console.print("shards in work are committed or dropped; the next run clears the request", highlight=False)
+
+
+def _is_done(store: Store) -> bool:
+    """Whether a segment job has all its shards, and nothing is left of a retry either."""
+    try:
+        plans = load_plans(store)
+    except PlanError:
+        return False
+    return bool(plans) and not Ledger(store).pending(plans) and not any(map(unfinished, stages(store)))
 
 
 def _cancel_training(store: Store, seen: TrainingLook, console: Console) -> None:

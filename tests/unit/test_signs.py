@@ -11,18 +11,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from jobs.cancel import cancel_job
 from jobs.errors import ExitCode
 from jobs.lookout import Lookout
 from jobs.status import show_status
 from jobs.stopping import Stop
 from pipeline import progress
 from pipeline.clock import Clock
+from pipeline.ledger import Ledger
 from pipeline.progress import Progress
+from pipeline.retry import request
 from pipeline.signs import AGAIN, PATIENCE, ShardSign, StallWatch, WorkerSign, read_signs
 from pipeline.steps import reached
 from pipeline.stopping import CANCEL_KEY, cancel_requested, clear_cancel, request_cancel
 from pipeline.storage import Store, StoreOptions
-from tests.made import made_job, plan_of, work
+from tests.made import contents, made_job, plan_of, work
 
 SHARD = ShardSign("0000-000001", "w", 100.0, 8, 3, "decode", 110.0, 1)
 
@@ -178,3 +181,30 @@ def test_status_shows_steps_requests_and_what_stands_still(store: Store) -> None
     assert "cancel requested" in page
     assert f"{second} 1/4 for 5 min" in page
     assert "infer, 2 images decoding, 5 min ago stands still" in page
+
+
+def cancelled(store: Store) -> str:
+    console = Console(width=200, record=True)
+    cancel_job(store.uri, StoreOptions(), console)
+    return console.export_text()
+
+
+def test_a_cancel_is_left_for_a_job_that_is_not_done_alone(store: Store) -> None:
+    first, *others = plan_of(store).shard_ids()
+    for shard in others:
+        work(store, shard)
+    assert "cancel requested" in cancelled(store)
+    assert cancel_requested(store) is not None
+    clear_cancel(store)
+    work(store, first)
+    before = contents(store)
+    assert cancelled(store) == "this job is complete: there is nothing to cancel\n"
+    assert contents(store) == before
+
+
+def test_a_retry_of_a_complete_job_can_be_cancelled(store: Store) -> None:
+    for shard in plan_of(store).shard_ids():
+        work(store, shard)
+    request(store, {"corrupt"}, Ledger(store).revisions())
+    assert "cancel requested" in cancelled(store)
+    assert cancel_requested(store) is not None
