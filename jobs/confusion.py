@@ -17,10 +17,10 @@ from jobs.categories import parse_renames
 from jobs.confusion_count import NOTHING, Confusion, count_confusion, outline
 from jobs.cutout import AFTER, BEFORE, Cutouts, Outline
 from jobs.errors import JobError
-from jobs.target import no_job, open_target
+from jobs.target import open_run
 from jobs.truth import has_masks, read_truth
 from pipeline.export.files import TargetError, place_of, whole_folder
-from pipeline.storage import NotFound, StoreOptions
+from pipeline.storage import StoreOptions
 from pipeline.tables import Run
 
 
@@ -46,11 +46,7 @@ def confusion(request: Request, console: Console | None = None) -> Confusion:
     """
     console = console or Console()
     truth = read_truth(request.truth, request.store)
-    store = open_target(request.output, request.store)
-    try:
-        run = Run(store)
-    except NotFound:
-        raise no_job(store) from None
+    run = open_run(request.output, request.store)
     names = [category["name"] for category in truth.dataset["categories"]]
     renames = parse_renames(request.rename)
     counted = count_confusion(run, truth, request.min_score, request.iou, renames)

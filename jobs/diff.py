@@ -18,12 +18,12 @@ from rich.markup import escape
 from jobs import pages
 from jobs.cutout import AFTER, BEFORE, Cutouts
 from jobs.errors import JobError
-from jobs.target import no_job, open_target
+from jobs.target import open_run
 from pipeline.diff import SIZES, Accounts, Change, ImageDiff, Kind, Tolerance, diff
 from pipeline.export.files import TargetError, place_of, whole_folder
 from pipeline.export.selection import Selection, SelectionError
 from pipeline.settings import difference
-from pipeline.storage import NotFound, StoreOptions
+from pipeline.storage import StoreOptions
 from pipeline.tables import Run
 
 LARGEST = 24
@@ -69,7 +69,7 @@ def diff_runs(request: Request, console: Console | None = None) -> Accounts:
     Raises JobError for what is no run, for a class that neither has and for a folder that holds something.
     """
     console = console or Console()
-    before, after = (_open(place, request.store) for place in (request.before, request.after))
+    before, after = (open_run(place, request.store) for place in (request.before, request.after))
     _check(request, before, after)
     accounts = Accounts()
     try:
@@ -83,14 +83,6 @@ def diff_runs(request: Request, console: Console | None = None) -> Accounts:
         raise JobError(str(error)) from None
     _print(accounts, request.to, console)
     return accounts
-
-
-def _open(place: str, options: StoreOptions) -> Run:
-    store = open_target(place, options)
-    try:
-        return Run(store)
-    except NotFound:
-        raise no_job(store) from None
 
 
 def _check(request: Request, before: Run, after: Run) -> None:

@@ -23,10 +23,9 @@ from jobs.figures import KINDS, print_metrics
 from jobs.from_tables import coco_results, images_in_both
 from jobs.plots import write_plots
 from jobs.predictions import predictions
-from jobs.target import no_job, put_file
+from jobs.target import open_run, put_file
 from jobs.truth import has_masks, most_in_an_image, read_truth
-from pipeline.storage import NotFound, Store, StoreOptions
-from pipeline.tables import Run
+from pipeline.storage import Store, StoreOptions
 from pipeline.weights import fetch_weights
 
 
@@ -132,11 +131,7 @@ def _detect_config(own: DetectConfig, request: Request) -> DetectConfig:
 
 def _of_tables(request: Request, truth: COCO, categories: Categories, console: Console) -> Subject:
     assert request.output is not None
-    store = Store.open(request.output, request.store)
-    try:
-        run = Run(store)
-    except NotFound:
-        raise no_job(store) from None
+    run = open_run(request.output, request.store)
     console.print(f"reading {escape(run.store.uri)}", highlight=False, soft_wrap=True)
     there, wanted = len(images_in_both(run, truth)), len(truth.dataset["images"])
     notes = [] if run.complete else ["the run is not complete: what is committed so far is measured"]

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.errors import JobError
-from jobs.target import no_job, open_target
+from jobs.target import open_run
 from pipeline.export import coco, labelstudio, places, png, yolo
 from pipeline.export.files import Place, TargetError, place_of, relative
 from pipeline.export.places import NoPlace
 from pipeline.export.selection import Exported, Selection, SelectionError
 from pipeline.geo.georef import crs_name
-from pipeline.storage import NotFound, StoreOptions
+from pipeline.storage import StoreOptions
 from pipeline.tables import Run
 
 
@@ -79,11 +79,7 @@ def export_output(request: Request, console: Console | None = None) -> Exported:
     if form is None:
         raise JobError(f"--format {request.format}: expected one of {', '.join(FORMATS)}")
     _check(request, form)
-    store = open_target(request.output, request.store)
-    try:
-        run = Run(store)
-    except NotFound:
-        raise no_job(store) from None
+    run = open_run(request.output, request.store)
     named = request.to or relative(str(run.job.get("name", "instances"))) + form.ending
     to = place_of(str(named), request.store)
     try:

@@ -6,10 +6,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.errors import JobError
-from jobs.target import no_job, open_target
+from jobs.target import open_run
 from pipeline.delta import Published, PublishError, publish
-from pipeline.storage import NotFound, StoreOptions
-from pipeline.tables import Run
+from pipeline.storage import StoreOptions
 
 
 def publish_output(
@@ -20,11 +19,7 @@ def publish_output(
     Raises JobError for a place that holds other tables, StoreError.
     """
     console = console or Console()
-    store = open_target(output, options)
-    try:
-        run = Run(store)
-    except NotFound:
-        raise no_job(store) from None
+    run = open_run(output, options)
     try:
         tables = publish(run, uri, options)
     except PublishError as error:

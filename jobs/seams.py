@@ -14,13 +14,13 @@ from rich.table import Table
 
 from condinst.instances import Instances
 from jobs.errors import JobError
-from jobs.target import no_job, put_file
+from jobs.target import open_run, put_file
 from pipeline.commit import Commit
 from pipeline.geo.windows import inside
 from pipeline.plan import read_shard
 from pipeline.stitch import Windows
 from pipeline.stitch.seams import Seams, Side, compare, seam_lines
-from pipeline.storage import NotFound, Store, StoreOptions
+from pipeline.storage import StoreOptions
 from pipeline.tables import Run
 from pipeline.tiled.found import WindowsFound, instances_of
 from pipeline.tiled.frozen import FrozenRaster, read_frozen
@@ -60,11 +60,7 @@ def figures(seams: Seams) -> dict[str, Any]:
 
 
 def _open(uri: str, options: StoreOptions) -> Run:
-    store = Store.open(uri, options)
-    try:
-        run = Run(store)
-    except NotFound:
-        raise no_job(store) from None
+    run = open_run(uri, options)
     if not run.tiled:
         raise JobError(f"{uri} is no tiled job's output; --seams compares outputs of jobs with `tiling`")
     return run

@@ -20,7 +20,7 @@ from rich.markup import escape
 from jobs.errors import JobError
 from jobs.label_forms import coco_form, label_studio_form
 from jobs.seams import rasters
-from jobs.target import no_job
+from jobs.target import open_run
 from jobs.worth import Found, density, disagreement, seams, uncertainty
 from pipeline.export.labelstudio import COLUMNS, TOO_LARGE, interface, model_version, regions_in
 from pipeline.records import Status
@@ -60,8 +60,8 @@ def select_images(
     console = console or Console()
     store = Store.open(to, options)
     _require_new(store)
-    run = _open(output, options)
-    other = None if against is None else _open(against, options)
+    run = open_run(output, options)
+    other = None if against is None else open_run(against, options)
     if other is None and "disagreement" in criteria:
         raise JobError("disagreement needs a second run: give --against OUTPUT")
     if "seams" in criteria and not run.tiled:
@@ -111,14 +111,6 @@ def _judge(name: Criterion, found: Found, theirs: Found | None) -> float:
         return seams(found)
     assert theirs is not None
     return disagreement(found, theirs)
-
-
-def _open(output: str, options: StoreOptions) -> Run:
-    store = Store.open(output, options)
-    try:
-        return Run(store)
-    except NotFound:
-        raise no_job(store) from None
 
 
 def _joined(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.errors import JobError
 from jobs.train_files import JOB_KEY, has
 from pipeline.export.files import place_of
 from pipeline.export.remote import Remote
 from pipeline.storage import NotFound, Store, StoreError, StoreOptions
+
+if TYPE_CHECKING:
+    from pipeline.tables import Run
 
 
 def open_target(target: str, options: StoreOptions) -> Store:
@@ -22,6 +26,17 @@ def open_target(target: str, options: StoreOptions) -> Store:
         output = use_environment(load_job(Path(target))).output
         return Store.open(output.uri, options_of(output))
     return Store.open(target, options)
+
+
+def open_run(target: str, options: StoreOptions) -> Run:
+    """The run of an output or of a spec file. Raises JobError where no job ever ran."""
+    from pipeline.tables import Run  # not every command that needs a place reads tables
+
+    store = open_target(target, options)
+    try:
+        return Run(store)
+    except NotFound:
+        raise no_job(store) from None
 
 
 def is_spec(target: str) -> bool:

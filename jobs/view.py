@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.errors import JobError
-from jobs.target import no_job, open_target, put_file
+from jobs.target import open_run, put_file
 from jobs.viewer.guard import loopback
 from jobs.viewer.server import free_socket, make_app, serve
 from jobs.viewer.view import View
-from pipeline.storage import NotFound, StoreOptions
-from pipeline.tables import Run
+from pipeline.storage import StoreOptions
 
 
 def view_outputs(
@@ -36,15 +35,6 @@ def view_outputs(
     console.print(f"showing {escape(shown)}; ctrl-c ends it", highlight=False, soft_wrap=True)
     console.print(_address(listening, host, token), highlight=False, markup=False, soft_wrap=True)
     serve(make_app(views, token), listening)
-
-
-def open_run(target: str, options: StoreOptions) -> Run:
-    """The run of an output or of a spec file. Raises JobError where no job ever ran."""
-    store = open_target(target, options)
-    try:
-        return Run(store)
-    except NotFound:
-        raise no_job(store) from None
 
 
 def _address(listening: socket.socket, host: str, token: str | None) -> str:

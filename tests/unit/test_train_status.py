@@ -18,7 +18,13 @@ from jobs import attendance, stopping
 from jobs.attendance import unattended
 from jobs.cancel import cancel_job
 from jobs.cli import app
+from jobs.confusion import Request as ConfusionRequest
+from jobs.confusion import confusion
 from jobs.errors import ExitCode, Interrupted, JobError, Refused
+from jobs.evaluate import Request, run_evaluation
+from jobs.publish import publish_output
+from jobs.seams import compare_outputs
+from jobs.selection import select_images
 from jobs.status import show_status
 from jobs.stopping import Stop
 from jobs.target import no_job
@@ -196,6 +202,23 @@ def test_other_commands_say_that_it_is_a_training(store: Store, tmp_path: Path) 
     assert "holds no job" in str(no_job(nothing))
     with pytest.raises(JobError, match="holds no job"):
         show_status(nothing.uri, StoreOptions())
+
+
+def test_whoever_reads_a_run_says_that_it_is_a_training(store: Store, tmp_path: Path) -> None:
+    truth, to, options = tmp_path / "truth.json", str(tmp_path / "to"), StoreOptions()
+    truth.write_text(
+        '{"images": [{"id": 1, "file_name": "a", "height": 9, "width": 9}], "annotations": [], '
+        '"categories": [{"id": 1, "name": "a"}]}'
+    )
+    for read in (
+        lambda: run_evaluation(Request(str(truth), output=store.uri)),
+        lambda: compare_outputs(store.uri, store.uri, options, None),
+        lambda: select_images(store.uri, 1, ["density"], to, options),
+        lambda: confusion(ConfusionRequest(store.uri, str(truth))),
+        lambda: publish_output(store.uri, to, options),
+    ):
+        with pytest.raises(JobError, match=r"holds a training \(train\.json\)"):
+            read()
 
 
 def test_a_record_of_somebody_else_is_refused(store: Store) -> None:
