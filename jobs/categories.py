@@ -13,8 +13,9 @@ class Categories:
     """The truth's categories by class name: the same name, a renamed one, or the only category for all."""
 
     def __init__(
-        self, truth: COCO, rename: Mapping[str, str] | None = None, class_agnostic: bool = False
+        self, truth: COCO, rename: Mapping[str, str] | None = None, class_agnostic: bool | None = False
     ) -> None:
+        """`class_agnostic` is None for a command that has no such option."""
         self._ids: dict[str, int] = {c["name"]: c["id"] for c in truth.dataset["categories"]}
         self._rename = dict(rename or {})
         self._agnostic = class_agnostic
@@ -31,10 +32,10 @@ class Categories:
             return next(iter(self._ids.values()))
         found = self._ids.get(self._rename.get(name, name))
         if found is None:
+            agnostic = ", or, where the truth has one category, with --class-agnostic"
             raise JobError(
                 f"the class {name!r} is not among the truth's categories, {self._known()}; say what it "
-                f"counts as with --rename '{name}=...', or, where the truth has one category, with "
-                "--class-agnostic"
+                f"counts as with --rename '{name}=...'{'' if self._agnostic is None else agnostic}"
             )
         return found
 

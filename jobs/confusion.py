@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs import pages
-from jobs.categories import parse_renames
+from jobs.categories import Categories, parse_renames
 from jobs.confusion_count import NOTHING, Confusion, count_confusion, outline
 from jobs.cutout import AFTER, BEFORE, Cutouts, Outline
 from jobs.errors import JobError
+from jobs.from_tables import lacking
 from jobs.target import open_run
 from jobs.truth import has_masks, read_truth
 from pipeline.export.files import TargetError, place_of, whole_folder
@@ -48,10 +49,9 @@ def confusion(request: Request, console: Console | None = None) -> Confusion:
     truth = read_truth(request.truth, request.store)
     run = open_run(request.output, request.store)
     names = [category["name"] for category in truth.dataset["categories"]]
-    renames = parse_renames(request.rename)
-    counted = count_confusion(run, truth, request.min_score, request.iou, renames)
-    found = sorted({name for _, name in counted.cells} - {*names, NOTHING})
-    said = _said(request, run, truth, counted, [*names, *found])
+    categories = Categories(truth, parse_renames(request.rename), class_agnostic=None)
+    counted = count_confusion(run, truth, request.min_score, request.iou, categories)
+    said = _said(request, run, truth, counted, names)
     try:
         with whole_folder(place_of(str(request.to), request.store)) as folder:
             (folder / "confusion.json").write_text(json.dumps(said, indent=2) + "\n")
@@ -65,6 +65,8 @@ def confusion(request: Request, console: Console | None = None) -> Confusion:
         f"{request.to}/confusion.html, {request.to}/confusion.json"
     )
     console.print(escape(text), highlight=False, soft_wrap=True)
+    for note in lacking(counted.there, truth):
+        console.print(f"note: {escape(note)}", style="yellow", highlight=False, soft_wrap=True)
     return counted
 
 

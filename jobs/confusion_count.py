@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from condinst import rle
+from jobs.categories import Categories
 from jobs.from_tables import images_in_both
 from jobs.truth import has_masks
 from pipeline.export.selection import Selection, parts
@@ -46,6 +47,9 @@ class Confusion:
 
     cells: Counter[Cell] = field(default_factory=Counter)
     images: int = 0
+    """Compared: those of the truth that the run has read."""
+    there: int = 0
+    """Those of the truth that the run has, whatever became of them."""
     _examples: dict[Cell, list[tuple[int, int, Example]]] = field(default_factory=lambda: defaultdict(list))
     _order: Iterator[int] = field(default_factory=count)
 
@@ -74,18 +78,16 @@ class Confusion:
         return self.cells[name, name], there, found
 
 
-def count_confusion(
-    run: Run, truth: COCO, min_score: float, iou: float, renames: Mapping[str, str]
-) -> Confusion:
+def count_confusion(run: Run, truth: COCO, min_score: float, iou: float, categories: Categories) -> Confusion:
     """Match the run's instances of `min_score` or more with the truth's, and count them by both classes.
 
     Of one image, by the IoU of their masks (of their boxes where the truth has no masks), from `iou` on,
-    whatever their class; `renames` says what a class counts as. Crowd regions match, and count nowhere.
-    Raises JobError where the run and the truth share no image.
+    whatever their class; `categories` says what a class counts as. Crowd regions match, and count nowhere.
+    Raises JobError where the run and the truth share no image, and for a class that the truth lacks.
     """
     images = images_in_both(run, truth)
     masks = has_masks(truth)
-    counted = Confusion()
+    counted = Confusion(there=len(images))
     selection = Selection(min_score=min_score)
     for part in parts(run, selection, lambda part: part, instances=_COLUMNS):
         listed = part.images.to_pylist()
@@ -95,7 +97,7 @@ def count_confusion(
                 rows = part.instances.slice(some.start, some.stop - some.start)
                 here = {**listed[at], "height": image["height"], "width": image["width"]}
                 annotations = [truth.anns[n] for n in truth.getAnnIds(imgIds=[image["id"]])]
-                _count_image(counted, here, annotations, rows, truth, renames, masks, iou)
+                _count_image(counted, here, annotations, rows, truth, categories, masks, iou)
     _count_unseen(counted, run, truth, images)
     return counted
 
@@ -106,7 +108,7 @@ def _count_image(
     annotations: Sequence[Mapping[str, Any]],
     rows: pa.Table,
     truth: COCO,
-    renames: Mapping[str, str],
+    categories: Categories,
     masks: bool,
     iou: float,
 ) -> None:
@@ -116,7 +118,7 @@ def _count_image(
     pairs = match(overlaps(true, shapes), iou)
     found = rows.to_pylist()
     named = [truth.cats[a["category_id"]]["name"] for a in annotations]
-    as_found = [renames.get(row["category"], row["category"]) for row in found]
+    as_found = [truth.cats[categories.id_of(row["category"])]["name"] for row in found]
     counted.images += 1
     for t, f, _ in pairs:
         if not annotations[t].get("iscrowd"):

@@ -20,7 +20,7 @@ from jobs.categories import Categories, parse_renames
 from jobs.device import check_device
 from jobs.errors import JobError, on_disk
 from jobs.figures import KINDS, print_metrics
-from jobs.from_tables import coco_results, images_in_both
+from jobs.from_tables import coco_results, images_in_both, lacking
 from jobs.plots import write_plots
 from jobs.predictions import predictions
 from jobs.target import open_run, put_file
@@ -133,10 +133,8 @@ def _of_tables(request: Request, truth: COCO, categories: Categories, console: C
     assert request.output is not None
     run = open_run(request.output, request.store)
     console.print(f"reading {escape(run.store.uri)}", highlight=False, soft_wrap=True)
-    there, wanted = len(images_in_both(run, truth)), len(truth.dataset["images"])
     notes = [] if run.complete else ["the run is not complete: what is committed so far is measured"]
-    if there < wanted:
-        notes.append(f"the run has {there} of the truth's {wanted} images; in the others nothing is found")
+    notes += lacking(len(images_in_both(run, truth)), truth)
     identity = {"output": run.store.uri, "sha256": run.job.get("model_digest")}
     return Subject(list(coco_results(run, truth, categories)), identity, notes)
 

@@ -78,6 +78,13 @@ def images_in_both(run: Run, truth: COCO) -> dict[str, dict[str, Any]]:
     return found
 
 
+def lacking(there: int, truth: COCO) -> list[str]:
+    """A note where a run has fewer images than the truth: as many as are `there`."""
+    wanted = len(truth.dataset["images"])
+    said = f"the run has {there:,} of the truth's {wanted:,} images; in the others nothing is found"
+    return [said] if there < wanted else []
+
+
 def _by_base_name(
     run: Run, truth: COCO, names: Sequence[str], found: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:

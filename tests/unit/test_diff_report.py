@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -219,26 +220,30 @@ def test_confusion_counts_what_is_taken_for_what(run: Run, tmp_path: Path, boxes
     assert said["found"] == len(rows)
     right = sum(n for (t, f), n in wanted.items() if t == f)
     assert sum(c["right"] for c in said["classes"].values()) == right
-    assert f"{right} of {len(rows) + 1} instances" in console.file.getvalue()  # type: ignore[attr-defined]
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{right} of {len(rows) + 1} instances" in told
+    there = run.images().num_rows
+    assert f"note: the run has {there} of the truth's {there + 1} images; in the others nothing" in told
     page = Page((tmp_path / "c" / "confusion.html").read_text())
     assert len(page.alts) == len(said["examples"]) > 6
     assert any(re.fullmatch(r"plant found as \(nothing\); \d+\.png", alt) for alt in page.alts)
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
 
 
-def test_found_classes_that_the_truth_lacks_have_their_own_column(run: Run, tmp_path: Path) -> None:
+def test_a_found_class_that_the_truth_lacks_is_refused_unless_it_counts_as_another(
+    run: Run, tmp_path: Path
+) -> None:
     said = truth_of(run, tmp_path / "truth.json")
     said["categories"] = [{**c, "name": c["name"].replace("roof", "house")} for c in said["categories"]]
     (tmp_path / "truth.json").write_text(json.dumps(said))
-    for renames, column in (((), "roof"), (("roof=house",), "house")):
-        to = tmp_path / f"c-{column}"
-        request = confusions.Request(
-            run.store.uri, str(tmp_path / "truth.json"), to, min_score=0, rename=renames
-        )
+    request = confusions.Request(run.store.uri, str(tmp_path / "truth.json"), tmp_path / "c", min_score=0)
+    with pytest.raises(JobError, match=r"class 'roof' is not among .* with --rename 'roof=\.\.\.'$"):
         confusions.confusion(request, Console(file=io.StringIO()))
-        matrix = json.loads((to / "confusion.json").read_text())["matrix"]
-        assert matrix["house"][column] > 0
-        assert ("roof" in matrix["plant"]) == (column == "roof")
+    assert not (tmp_path / "c").exists()
+    confusions.confusion(replace(request, rename=("roof=house",)), Console(file=io.StringIO()))
+    matrix = json.loads((tmp_path / "c" / "confusion.json").read_text())["matrix"]
+    assert matrix["house"]["house"] > 0
+    assert "roof" not in matrix["plant"]
 
 
 def test_what_does_not_do_is_said(run: Run, tmp_path: Path) -> None:
