@@ -24,7 +24,7 @@ from jobs.from_tables import coco_results, images_in_both, lacking
 from jobs.plots import write_plots
 from jobs.predictions import predictions
 from jobs.target import open_run, put_file
-from jobs.truth import has_masks, most_in_an_image, read_truth
+from jobs.truth import has_masks, most_in_an_image, on_images, read_truth
 from pipeline.storage import Store, StoreOptions
 from pipeline.weights import fetch_weights
 
@@ -39,6 +39,8 @@ class Request:
     images: str | None = None
     max_dets: int = 100
     limit: int | None = None
+    only_run: bool = False
+    """Only the truth's images that the output has rows for."""
     rename: tuple[str, ...] = ()
     class_agnostic: bool = False
     score_threshold: float | None = None
@@ -57,6 +59,8 @@ class Subject:
     results: list[dict[str, Any]]
     identity: dict[str, Any]
     notes: list[str]
+    truth: COCO
+    """What it was measured against."""
 
 
 def run_evaluation(request: Request, console: Console | None = None) -> list[Metrics]:
@@ -71,8 +75,8 @@ def run_evaluation(request: Request, console: Console | None = None) -> list[Met
     measure = _of_weights if request.weights is not None else _of_tables
     subject = measure(request, truth, categories, console)
     kinds: tuple[Kind, ...] = ("segm", "bbox") if has_masks(truth) else ("bbox",)
-    metrics = [evaluate(truth, subject.results, kind, request.max_dets) for kind in kinds]
-    print_metrics(metrics, truth, console)
+    metrics = [evaluate(subject.truth, subject.results, kind, request.max_dets) for kind in kinds]
+    print_metrics(metrics, subject.truth, console)
     for note in [*subject.notes, *_notes(request, truth)]:
         console.print(f"note: {escape(note)}", style="yellow", highlight=False, soft_wrap=True)
     if request.json_file is not None:
@@ -95,6 +99,8 @@ def _check(request: Request) -> None:
         "--precision": request.precision,
         "--device": request.device,
     }
+    if request.weights is not None and request.only_run:
+        raise JobError("--only-run belongs to a job's OUTPUT; --limit takes the truth's first images")
     given = [name for name, value in of_weights.items() if value is not None]
     if request.output is not None and given:
         raise JobError(f"{', '.join(given)} belongs to --weights; a job's tables are as the job made them")
@@ -115,7 +121,7 @@ def _of_weights(request: Request, truth: COCO, categories: Categories, console: 
     settings = {"precision": request.precision or "float32", "detect": detect.model_dump(mode="json")}
     missing = categories.without(ids)
     notes = [f"the model has no class for {', '.join(missing)}: nothing of it is found"] if missing else []
-    return Subject(results, identity | settings, notes)
+    return Subject(results, identity | settings, notes, truth)
 
 
 def _detect_config(own: DetectConfig, request: Request) -> DetectConfig:
@@ -134,9 +140,16 @@ def _of_tables(request: Request, truth: COCO, categories: Categories, console: C
     run = open_run(request.output, request.store)
     console.print(f"reading {escape(run.store.uri)}", highlight=False, soft_wrap=True)
     notes = [] if run.complete else ["the run is not complete: what is committed so far is measured"]
-    notes += lacking(len(images_in_both(run, truth)), truth)
+    there = {image["id"] for image in images_in_both(run, truth).values()}
+    if request.only_run:
+        notes.append(
+            f"{len(there):,} of the truth's {len(truth.imgs):,} images, those of the run, are measured"
+        )
+        truth = on_images(truth, there)
+    else:
+        notes += [f"{note}; --only-run leaves them out" for note in lacking(len(there), truth)]
     identity = {"output": run.store.uri, "sha256": run.job.get("model_digest")}
-    return Subject(list(coco_results(run, truth, categories)), identity, notes)
+    return Subject(list(coco_results(run, truth, categories)), identity, notes, truth)
 
 
 def _notes(request: Request, truth: COCO) -> list[str]:
@@ -154,6 +167,11 @@ def _notes(request: Request, truth: COCO) -> list[str]:
 def _write_json(request: Request, truth: COCO, subject: Subject, metrics: list[Metrics]) -> None:
     assert request.json_file is not None
     figures = {KINDS[m.kind]: m.summary() for m in metrics}
-    counts = {"images": len(truth.dataset["images"]), "instances": len(truth.dataset["annotations"])}
+    measured = subject.truth.dataset
+    counts = {
+        "images": len(measured["images"]),
+        "instances": len(measured["annotations"]),
+        "truth_images": len(truth.imgs),
+    }
     said = {"truth": request.truth, **counts, **subject.identity, "notes": subject.notes, **figures}
     put_file(str(request.json_file), (json.dumps(said, indent=2) + "\n").encode(), request.store)

@@ -41,6 +41,9 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the truth's first images.", show_default=False)
     ] = None,
+    only_run: Annotated[
+        bool, typer.Option("--only-run", help="Only the truth's images that OUTPUT has rows for.")
+    ] = False,
     rename: Annotated[
         list[str],
         typer.Option(
@@ -122,6 +125,7 @@ def evaluate(
             images=images,
             max_dets=max_dets,
             limit=limit,
+            only_run=only_run,
             rename=tuple(rename),
             class_agnostic=class_agnostic,
             score_threshold=score_threshold,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pycocotools import mask as coco_mask
@@ -49,6 +49,14 @@ def read_truth(uri: str, options: StoreOptions, limit: int | None = None, *, cal
         _complete(uri, annotation, truth, categories, masks)
         annotation["id"] = number
     return load_truth({**truth.dataset, "annotations": annotations})
+
+
+def on_images(truth: COCO, ids: Collection[int]) -> COCO:
+    """The truth of some of its images alone."""
+    data = truth.dataset
+    images = [image for image in data["images"] if image["id"] in ids]
+    annotations = [annotation for annotation in data["annotations"] if annotation["image_id"] in ids]
+    return load_truth({**data, "images": images, "annotations": annotations})
 
 
 def has_masks(truth: COCO) -> bool:

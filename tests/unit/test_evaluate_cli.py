@@ -333,6 +333,7 @@ def test_images_that_are_others_are_refused(folder: Path, tmp_path: Path, reques
         ({"output": "masks"}, "give what to measure"),
         ({"weights": None, "images": None}, "give what to measure"),
         ({"weights": None, "images": None, "output": "x", "precision": "float32"}, "--precision belongs to"),
+        ({"only_run": True}, "--only-run belongs to a job's OUTPUT"),
         ({"device": "tpu"}, "expected cpu or cuda"),
         ({"truth": "/no/such/truth.json"}, "there is no /no/such/truth.json"),
     ],

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from rich.console import Console
 
 from condinst.evaluate import load_truth
 from jobs.categories import Categories
 from jobs.check import load_text
 from jobs.errors import JobError
+from jobs.evaluate import Request, run_evaluation
 from jobs.from_tables import coco_results, images_in_both
 from jobs.segment import run_job
 from pipeline import tables
@@ -72,6 +79,41 @@ def test_results_are_the_rows_on_the_truths_images(run: tables.Run) -> None:
     assert {r["image_id"] for r in results} == {0, 1}
     assert all(r["category_id"] in (1, 2, 3) for r in results)
     assert all(r["segmentation"]["size"] == [96, 128] for r in results)
+
+
+def written(run: tables.Run, folder: Path, *names: str) -> str:
+    """A truth whose every image has the same one instance, which the run found in the first."""
+    said = truth(*names).dataset
+    found = next(row for row in run.instances().to_pylist() if row["image_id"] == names[0])
+    kind = 1 + CLASSES.index(found["category"])
+    box = {"category_id": kind, "bbox": list(found["bbox"].values()), "iscrowd": 0}
+    boxes = [{**box, "id": n + 1, "image_id": image["id"]} for n, image in enumerate(said["images"])]
+    (folder / "truth.json").write_text(json.dumps({**said, "annotations": boxes}))
+    return str(folder / "truth.json")
+
+
+def evaluated(request: Request, figures: Path) -> tuple[dict, str]:
+    console = Console(file=io.StringIO(), width=200)
+    run_evaluation(replace(request, json_file=figures), console)
+    return json.loads(figures.read_text()), console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_run_is_measured_on_its_own_images_where_that_is_asked_for(run: tables.Run, tmp_path: Path) -> None:
+    ours, figures = ("three.png", "b/two.png"), tmp_path / "figures.json"
+    alone = Request(truth=written(run, tmp_path, *ours), output=run.store.uri)
+    expected, said = evaluated(alone, figures)
+    assert "note: the run has" not in said
+    beside = replace(alone, truth=written(run, tmp_path, *ours, "x.png", "y.png", "z.png"))
+    whole, said = evaluated(beside, figures)
+    assert (whole["images"], whole["instances"], whole["truth_images"]) == (5, 5, 5)
+    assert "the run has 2 of the truth's 5 images; in the others nothing is found; --only-run leaves" in said
+    some, said = evaluated(replace(beside, only_run=True), figures)
+    assert (some["images"], some["instances"], some["truth_images"]) == (2, 2, 5)
+    assert "note: 2 of the truth's 5 images, those of the run, are measured" in said
+    assert some["notes"] == ["2 of the truth's 5 images, those of the run, are measured"]
+    assert "2 images, 2 instances in the truth" in said
+    assert some["boxes"] == expected["boxes"]
+    assert some["boxes"]["ar"] > whole["boxes"]["ar"]
 
 
 def test_classes_that_the_truth_lacks(run: tables.Run) -> None:
