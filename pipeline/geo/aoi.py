@@ -16,6 +16,7 @@ from pyproj import CRS
 from condinst.instances import RleMasks
 from pipeline.geo.geopackage import SIGNATURE, read_geopackage
 from pipeline.geo.georef import Georef, crs_name, transformer
+from pipeline.geo.misread import no_degrees, refuse_shapefile
 from pipeline.geo.polygons import pixel_polygons
 from pipeline.geo.windows import Grid, windows
 from pipeline.records import Window
@@ -25,6 +26,10 @@ MAX_BYTES = 64 << 20
 _EDGE = 128
 """An edge is divided so finely, in parts of the area's extent, before it is projected: it bends."""
 _BATCH = 65536
+DEGREES = "OGC:CRS84"
+"""What a GeoJSON that names no CRS is in."""
+Bounds = tuple[float, float, float, float]
+"""West, south, east and north."""
 _NO_AREA = (
     ArithmeticError,
     AttributeError,
@@ -58,6 +63,19 @@ class Area:
                 f"the area of interest cannot be brought onto the raster ({str(error)[:200]})"
             ) from None
         return RasterArea(shape, width, height) if shape.area > 0 else None
+
+    def extent_of(self, georef: Georef, width: int, height: int) -> Bounds | None:
+        """West, south, east and north of a raster in the area's CRS; None where that has no such place."""
+        along = np.linspace(0.0, 1.0, 9)
+        x, y = (part.ravel() for part in np.meshgrid(along * width, along * height))
+        points = np.column_stack(georef.ground(x, y))
+        if crs_name(self.crs) != georef.crs:
+            points = np.column_stack(transformer(georef.crs, self.crs).transform(*points.T))
+        points = points[np.isfinite(points).all(axis=1)]
+        if not len(points):
+            return None
+        (west, south), (east, north) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return west, south, east, north
 
     def _in_pixels(self, georef: Georef) -> Any:
         """The shape in a raster's pixels, wherever that lies; perhaps not valid any more."""
@@ -139,29 +157,35 @@ def read_area(data: bytes, name: str) -> Area:
     `name` is the file's, for messages. A GeoJSON without a `crs` member is longitude and latitude, as the
     standard says.
 
-    Raises ValueError, naming the file and what to do, for anything without a polygon.
+    Raises ValueError, naming the file and what to do, for anything without a polygon, and for degrees that
+    are none.
     """
+    refuse_shapefile(data, name)
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
-        shapes, crs = read_geopackage(data) if data.startswith(SIGNATURE) else _read_geojson(data)
-        crs = crs_name(crs)
+        shapes, named = read_geopackage(data) if data.startswith(SIGNATURE) else _read_geojson(data)
+        crs = crs_name(named or DEGREES)
         if CRS.from_user_input(crs).geodetic_crs is None:
             raise ValueError("its CRS says nothing of where on Earth it lies")
-        shape = _united(shapes)
+        polygons = _polygons(shapes)
+        wrong = no_degrees(polygons, name, crs, named=bool(named))
+        shape = shapely.union_all([shapely.make_valid(polygon) for polygon in polygons])
     except _NO_AREA as error:
         raise ValueError(f"{name} is no area of interest: {str(error)[:300]}; give GeoJSON or GPKG") from None
+    if wrong is not None:
+        raise wrong
     if not shape.area > 0:
         raise ValueError(f"{name} holds no polygon; an area of interest needs one")
     return Area(shape, crs)
 
 
-def _united(shapes: Iterable[Any]) -> Any:
-    """The polygons among shapes, as one. Raises ValueError for one without end, ShapelyError."""
+def _polygons(shapes: Iterable[Any]) -> list[Any]:
+    """The polygons among shapes. Raises ValueError for one without end, ShapelyError."""
     polygons = [shapely.force_2d(shape) for shape in shapes if shapely.get_dimensions(shape) == 2]
     if not all(map(_finite, polygons)):
         raise ValueError("it holds coordinates that are no finite numbers")
-    return shapely.union_all([shapely.make_valid(polygon) for polygon in polygons])
+    return polygons
 
 
 def _finite(shape: Any) -> bool:
@@ -169,15 +193,14 @@ def _finite(shape: Any) -> bool:
 
 
 def _read_geojson(data: bytes) -> tuple[list[Any], str]:
+    """Its shapes, and the CRS that it names, or none."""
     try:
         document = json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(document, dict):
         raise ValueError("not a GeoJSON object")
-    crs = "OGC:CRS84"
-    if document.get("crs"):
-        crs = document["crs"]["properties"]["name"]
+    crs = document["crs"]["properties"]["name"] if document.get("crs") else ""
     return [shapely.from_geojson(json.dumps(geometry)) for geometry in _geometries(document)], crs
 
 

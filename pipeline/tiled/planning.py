@@ -21,6 +21,7 @@ from pipeline.geo.windows import Grid, windows
 from pipeline.inputrows import InputRows, demand
 from pipeline.known import Known
 from pipeline.manifest import Scan
+from pipeline.nouns import number
 from pipeline.objects import NotFound
 from pipeline.plan import Plan, load_plan, plan_bytes, plan_key, untold
 from pipeline.records import ImageRef, InputRejected, Status
@@ -34,6 +35,7 @@ from pipeline.tiled.frozen import FrozenRaster, Part
 from pipeline.tiled.groups import groups, offsets
 from pipeline.tiled.inspect import Inspector
 from pipeline.tiled.norms import squares_in
+from pipeline.tiled.outside import Outside
 from pipeline.tiled.settings import Tiling
 
 INSPECTORS = 4
@@ -142,6 +144,7 @@ class _Freezing:
         self._known, self._limits = known, limits
         self._tally, self._rows = Tally(), InputRows(sources, output, known)
         self._areas = read_areas(sources)
+        self._outside = Outside(self._areas)
         self._schema = entry_schema(self._rows.extra, tiled=True)
         self._window_schema = entry_schema(pa.schema([]), tiled=True)
         name = secrets.token_hex(8)
@@ -245,6 +248,7 @@ class _Freezing:
             self._tally.images -= 1
             self._tally.bytes -= ref.bytes or 0
             self._tally.skipped["outside_area"] += 1
+            self._outside.add(ref.source, raster)
             return None
         frozen = replace(raster, windows=len(found.windows[1]), part=found.part, squares=found.squares)
         return Cut(row, ref, frozen, found.windows)
@@ -301,7 +305,10 @@ class _Freezing:
 
     def _demand(self) -> None:
         if not self._tally.images and (outside := self._tally.skipped["outside_area"]):
-            raise InputError(f"no images: all {outside:,} lie outside the area of interest; check `area`")
+            raise InputError(
+                f"no images: {number(outside, 'raster')}, all outside the area of interest\n"
+                + self._outside.told(self._sources)
+            )
         demand(self._tally, self._sources)
 
     def _crs(self) -> str:

@@ -90,12 +90,33 @@ def test_the_forms_of_an_area_are_one(tmp_path: Path) -> None:
             "no coordinate reference",
         ),
         (b"SQLite format 3\0" + bytes(600), "damaged"),
+        (b"\0\0\x27\x0a" + bytes(96), r"is a shapefile.* `ogr2ogr area\.gpkg 'my area\.json'`"),
+        (
+            b"PK\3\4" + bytes(26) + b"area.shp",
+            r"is a shapefile.* `ogr2ogr area\.gpkg '/vsizip/my area\.json'`",
+        ),
+        (
+            geojson(shapely.box(386_250, 6_471_700, 386_300, 6_471_750)),
+            r": 386300, 6471700 is no longitude and latitude, and it names no `crs`.* \`ogr2ogr -s_srs",
+        ),
+        (
+            geojson(shapely.box(3, 50, 4, 51), shapely.box(60, 150, 61, 151)),
+            ": 61, 150 is no longitude and latitude.*swap the two: longitude comes first",
+        ),
+        (
+            geojson(shapely.box(0, 0, 1, 91), crs={"properties": {"name": "EPSG:4326"}}),
+            "1, 91 is no longitude and latitude, as EPSG:4326, which it names, has them",
+        ),
     ],
 )
 def test_what_is_no_area_is_refused_by_name(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as caught:
         read_area(data, "folder/my area.json")
     assert "folder/my area.json" in str(caught.value)
+
+
+def test_longitudes_may_be_counted_on_past_the_180th_meridian() -> None:
+    assert read_area(geojson(shapely.box(178, -18, 183, -16)), "fiji.json").shape.bounds[2] == 183
 
 
 def test_a_geopackage_of_two_layers_or_of_no_crs_is_refused(tmp_path: Path) -> None:

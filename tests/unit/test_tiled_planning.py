@@ -219,9 +219,25 @@ def test_an_area_that_meets_nothing_is_an_error_that_says_so(tmp_path: Path) -> 
     (tmp_path / "in").mkdir()
     write_raster(tmp_path / "in" / "a.tif", terrain(1, 64, 64))
     area = write_area(tmp_path / "area.geojson", 5000, 5000, 6000, 6000)
-    with pytest.raises(InputError, match="outside the area of interest"):
+    with pytest.raises(InputError, match="1 raster, all outside the area of interest") as caught:
         planned(tmp_path / "in", tmp_path / "out", area=area)
+    assert str(caught.value).splitlines()[1] == (
+        f"{area} spans x 386450 to 386500, y 6471500 to 6471550 (EPSG:32635), "
+        "the images x 386200 to 386203, y 6471797 to 6471800; check `area`, and the crs that it names"
+    )
     assert not list(Store.open(str(tmp_path / "out")).list(""))
+
+
+def test_an_area_with_latitude_first_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_raster(tmp_path / "in" / "a.tif", terrain(1, 64, 64))
+    ring = [[58.36, 25.04], [58.38, 25.04], [58.38, 25.08], [58.36, 25.08], [58.36, 25.04]]
+    area = tmp_path / "area.geojson"
+    area.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    with pytest.raises(InputError, match="with x and y swapped they meet: x is longitude") as caught:
+        planned(tmp_path / "in", tmp_path / "out", area=str(area))
+    assert f"{area} spans x 58.3600 to 58.3800, y 25.0400 to 25.0800 (OGC:CRS84)" in str(caught.value)
+    assert "the images x 25.05" in str(caught.value)
 
 
 @pytest.mark.parametrize(
