@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ _REMEDY = (
     "where you trust the file, open it with the project that wrote it and save its tensors alone: "
     "torch.save({name: tensor, ...}, 'tensors.pth')"
 )
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+"""How torch names what it would have to run."""
+_SIGNS = {b"\xff\xd8\xff": "a JPEG image", b"\x89PNG": "a PNG image", b"\x89HDF": "HDF5", b"%PDF": "a PDF"}
+_LOOKED_AT = 1024
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,29 @@ def _load(path: Path) -> Any:
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
     except Exception as error:  # torch raises many types for a hostile or broken file
-        first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"{path}: not a checkpoint that can be read without running code from it ({first}); {_REMEDY}"
+            f"{path}: not a checkpoint of tensors alone, which can be read without running code from it: "
+            f"{_looks(path, error)}"
         ) from None
+
+
+def _looks(path: Path, error: Exception) -> str:
+    """What a file that torch refuses looks like, and what to do: torch's own words advise to run it."""
+    if found := _GLOBAL.search(str(error)):
+        return f"it holds an object of {found[1][:100]}; {_REMEDY}"
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LOOKED_AT)
+    except OSError as unread:
+        return f"it cannot be read ({unread.strerror})"
+    if start.startswith(b"PK"):
+        return "it looks like one that is damaged, or like another archive; fetch or save it again"
+    if start.startswith(b"\x80"):
+        return f"it looks like a pickle, which runs code when it is opened; {_REMEDY}"
+    kind = next((kind for sign, kind in _SIGNS.items() if start.startswith(sign)), None)
+    kind = kind or ("something else" if b"\0" in start else "text")
+    looks = f"it looks like {kind}" if start else "it is empty"
+    return f"{looks}; name the .pth or .safetensors file that the weights are in"
 
 
 def _classes(data: Any) -> tuple[str, ...] | None:

@@ -161,6 +161,31 @@ def test_a_pickle_that_would_run_code_is_refused_without_effect(tmp_path: Path) 
     assert not target.exists()
 
 
+class _Harmless:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("data", "looks"),
+    [
+        (b"just some notes\n", "it looks like text; name the"),
+        (b"\xff\xd8\xff\xe0" + bytes(60), "it looks like a JPEG image; name the"),
+        (bytes(60), "it looks like something else; name the"),
+        (b"", "it is empty; name the"),
+        (b"PK\3\4" + bytes(60), "it looks like one that is damaged, or like another archive"),
+        (pickle.dumps(_Harmless()), "it looks like a pickle.*where you trust the file"),
+        (_Harmless(), "it holds an object of .*_Harmless; where you trust the file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_in_our_words(tmp_path: Path, data: object, looks: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(data) if isinstance(data, bytes) else torch.save({"model": data}, path)
+    with pytest.raises(WeightsError, match=looks) as caught:
+        read_checkpoint(path)
+    assert str(caught.value).startswith(f"{path}: not a checkpoint of tensors alone")
+    assert "weights_only" not in str(caught.value)
+
+
 def test_half_a_model_is_refused_and_named() -> None:
     with pytest.raises(WeightsError, match=r"surprise\.weight"):
         convert({"surprise.weight": torch.ones(1), "controller.weight": torch.ones(169, 8, 3, 3)})
