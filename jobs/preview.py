@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.costs import Ahead, say_cost
+from jobs.crowding import crowding_note
 from jobs.errors import one_line
 from jobs.estimate import HEADERS
 from jobs.picking import picked
@@ -59,6 +60,8 @@ def preview(
     else:
         ahead = _say_rasters(table, spec, settings, ledger, plans)
     table.add_row("workers", _workers(spec, ahead.shards))
+    if note := crowding_note(spec.workers, max(ahead.shards, ahead.rasters)):
+        table.add_row("[yellow]note[/]", note)
     model = f"{spec.model.weights}, sha256 {settings.model_digest[:12]}, {settings.precision}"
     table.add_row("model", escape(model))
     table.add_row("output", escape(store.uri))

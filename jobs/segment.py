@@ -14,6 +14,8 @@ from rich.console import Console
 from jobs import structured
 from jobs.allowance import Allowance, too_many
 from jobs.cautions import tell_cautions
+from jobs.conventions import WorkersSection
+from jobs.crowding import crowding_note
 from jobs.driving import REPEAT, Drive
 from jobs.errors import Incomplete, TooManyFailed, first_of, naming
 from jobs.limits import Limits
@@ -84,7 +86,7 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
         drive.least, drive.limits = spec.workers.least, limits.after(tally, settings.gpus)
         drive.standing = there
         del there  # the drive lets it go
-        accounts = _run(ledger, plans, job, drive, allowance, 0 if local else spec.workers.most)
+        accounts = _run(ledger, plans, job, drive, allowance, None if local else spec.workers)
     whole = "every input has its row all the same"
     if allowance.exceeded(Tally(statuses=Counter(accounts["statuses"]))):
         raise too_many(ledger, allowance, tally, whole)
@@ -125,24 +127,32 @@ def _run(
     job: dict[str, object],
     drive: Drive,
     allowance: Allowance,
-    workers: int,
+    workers: WorkersSection | None,
 ) -> dict[str, Any]:
-    """Run what is pending with at most so many workers on Ray, 0 for this process."""
-    drive.workers = min(workers, len(drive.shards))
+    """Run what is pending with workers on Ray, or, where that is None, in this process."""
+    most = 0 if workers is None else workers.most
+    drive.workers = min(most, len(drive.shards))
     if drive.settings.tiling is None:
+        _tell_crowding(workers, len(drive.shards), drive.console)
         return _to_the_end(ledger, plans, job, drive, allowance)
     stage = WindowStage(ledger.store, drive.settings, plans, job, drive.console, allowance)
     pending = stage.pending()
     stage.demand_few_bad("nothing was run")
-    first = min(workers, len(pending))
+    first = min(most, len(pending))
     # One cluster for both stages: starting Ray takes seconds.
     most = max(first, drive.workers)
+    _tell_crowding(workers, most, drive.console)
     pool = cluster(drive.settings, min(drive.least or most, most)) if workers else nullcontext()
     with pool:
         if pending:
             drive.stages["windows"] = stage.run(pending, first, drive.least, drive.limits)
         drive.settings, drive.doing = drive.settings.of_stitching(), STITCHING
         return _to_the_end(ledger, plans, job, drive, allowance)
+
+
+def _tell_crowding(workers: WorkersSection | None, shards: int, console: Console) -> None:
+    if workers is not None and (note := crowding_note(workers, shards)):
+        console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def _to_the_end(

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
+from pipeline.nouns import number
+
 PATIENCE = 15.0
 """Seconds that a cluster gets to report as free what an earlier run has just given back."""
 
@@ -106,6 +108,30 @@ def shortfall(
     if free.get("memory", 0.0) < workers * memory:
         return f"{workers} workers need {workers * memory:,} bytes, {free.get('memory', 0.0):,.0f} are free"
     return None
+
+
+def crowding(workers: int, cpus: int, *, key: str = "workers.count") -> str | None:
+    """What to know of a pool for which Ray is started on this machine, with fewer cores; None elsewhere.
+
+    Ray is told of as many cores as the pool asks for, so it runs. `key` is what the spec has their number by.
+    """
+    cores = os.cpu_count() or 1
+    here = not os.environ.get("RAY_ADDRESS") and not _initialized()
+    if not here or workers * cpus <= cores:
+        return None
+    fitting = cores // cpus
+    wanted = {key: max(1, fitting)} if workers > 1 else {}
+    wanted |= {} if fitting else {"workers.cpus": cores}
+    remedy = " and ".join(f"{name}={value}" for name, value in wanted.items())
+    return (
+        f"{number(workers, 'worker')} of {number(cpus, 'CPU')} on {number(cores, 'core')}: "
+        f"{'they' if workers > 1 else 'its threads'} will wait for one another; set {remedy}"
+    )
+
+
+def _initialized() -> bool:
+    """Whether this process is in a cluster; one that has not loaded Ray is not."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def room(settings: Needs) -> int:

@@ -217,15 +217,19 @@ def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.usefixtures("ray_folder")
 def test_sigterm_on_ray_commits_what_is_in_work(many: Path) -> None:
     spec, output = write_spec(many, shards={"images": 8}), many / "out"
+    cores = os.cpu_count() or 1
     driver = subprocess.Popen(
-        [COMMAND, "run", spec], cwd=many, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [COMMAND, "run", spec, "--set", f"workers.cpus={cores + 1}"],
+        cwd=many, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     until(lambda: len(list((output / "commits").glob("*.json"))) >= 3)
     driver.send_signal(signal.SIGTERM)
     begun = {path.parts[-3] for path in output.glob("_attempts/*/*/started")}
     out, err = driver.communicate(timeout=300)
     assert driver.returncode == 143, out + err
     assert "stopped by SIGTERM" in err
+    assert f"note: 1 worker of {cores + 1} CPUs on " in out
+    assert f"; set workers.cpus={cores}\n" in out
     done = {name.removesuffix(".json") for name in commits(output)}
     assert begun <= done, "a shard in work was dropped"
     assert len(done) < 160 * (IMAGES - BAD) // 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from jobs.errors import ExitCode, explain
 from pipeline import cluster as clusters
-from pipeline.cluster import NoCluster, cluster, shortfall
+from pipeline.cluster import NoCluster, cluster, crowding, shortfall
 from pipeline.engine import FAILURES, NothingWorks, attempt, run_local
 from pipeline.inputs import Inputs
 from pipeline.results import ShardResult
@@ -43,6 +44,27 @@ def test_a_pool_that_does_not_fit_is_told_why(
     else:
         assert problem is not None
         assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "said"),
+    [
+        (2, 2, None),
+        (8, 1, "8 workers of 1 CPU on 4 cores: they will wait for one another; set workers.count=4"),
+        (2, 3, "2 workers of 3 CPUs on 4 cores: they will wait for one another; set workers.count=1"),
+        (1, 64, "1 worker of 64 CPUs on 4 cores: its threads will wait for one another; set workers.cpus=4"),
+        (2, 64, "2 workers of 64 CPUs on 4 cores: they will wait .* set workers.count=1 and workers.cpus=4"),
+    ],
+)
+def test_a_pool_larger_than_this_machine_is_told_of(
+    workers: int, cpus: int, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    found = crowding(workers, cpus)
+    assert found is None if said is None else re.fullmatch(said, found or "")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert crowding(workers, cpus) is None, "the cores of another machine"
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from jobs.preview import preview
 from jobs.rates import Rate, TiledRate, measured_tiled
 from jobs.segment import run_job
 from jobs.spec import SegmentSpec
+from pipeline.nouns import number
 from pipeline.storage import Store
 from tests.rasters import terrain, write_raster
 from tests.tiny import tiny_weights
@@ -77,6 +79,21 @@ def said(spec: SegmentSpec, like: str | None = None) -> str:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     preview(spec, console, like=like)
     return console.export_text()
+
+
+def test_workers_beyond_this_machines_cores_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    tiny_weights(tmp_path)
+    (tmp_path / "in").mkdir()
+    write_raster(tmp_path / "in" / "a.tif", terrain(3, 960, 960))
+    spec, cores = tiled_spec(tmp_path, "out"), os.cpu_count() or 1
+    assert " will wait for " not in said(spec)
+    crowded = spec.workers.model_copy(update={"cpus": cores, "min": 2, "max": 3})
+    shown = " ".join(said(spec.model_copy(update={"workers": crowded})).split())
+    assert f" note 2 workers of {number(cores, 'CPU')} on {number(cores, 'core')}: they will wait" in shown
+    assert "will wait for one another; set workers.min=1 model" in shown
 
 
 def test_a_tiled_job_is_estimated_by_the_run_before(tmp_path: Path) -> None:
