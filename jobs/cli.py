@@ -246,7 +246,8 @@ def try_(
 ) -> None:
     """Look before you run: a sample of the input, drawn; no tables.
 
-    The sample is spread evenly over the input and is the same each time. The job's output is not touched.
+    The sample is spread evenly over the input and is the same each time. The job's output is not touched; the
+    overlays take the place of those that the last try left in the folder.
 
     Example:
 

@@ -21,19 +21,28 @@ from pipeline.records import Status
 MOST_ROWS = 12
 """Instances of one image that are printed one by one."""
 
+_WRITTEN = ".overlays"
+"""File in the folder that names the overlays in it, a line each, with what tells that they are ours still."""
+
 
 class Gallery:
     """Writes an overlay an image into a folder and prints what is in it."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], console: Console) -> None:
+    def __init__(
+        self, folder: Path, classes: Sequence[str], console: Console, *, afresh: bool = False
+    ) -> None:
+        """`afresh` takes away what the last gallery that was begun so has left in the folder."""
         self.folder = folder
         self.statuses: Counter[str] = Counter()
         self.instances = 0
         self._classes = classes
         self._console = console
         self._names: set[str] = set()
+        self._afresh = afresh
         with on_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            if afresh:
+                _take_away(folder)
 
     def add(self, name: str, image: NDArray[np.uint8], found: Instances, *, each: bool) -> None:
         """Draw one image; `each` prints its instances one by one, else a line."""
@@ -42,6 +51,9 @@ class Gallery:
         path = self.folder / self._file_name(name)
         with on_disk(path):
             Image.fromarray(draw(image, found, self._classes)).save(path, quality=92)
+            if self._afresh:
+                with (self.folder / _WRITTEN).open("a", encoding="utf-8") as written:
+                    written.write(f"{path.name} {_stamp(path)}\n")
         height, width = image.shape[:2]
         kinds = Counter(self._classes[int(label)] for label in found.classes)
         listed = ", ".join(f"{count:,} {label}" for label, count in kinds.most_common()) or "no instances"
@@ -98,3 +110,22 @@ class Gallery:
             stem = f"{base}-{number}"
         self._names.add(stem)
         return f"{stem}.jpg"
+
+
+def _take_away(folder: Path) -> None:
+    """Remove the overlays that the folder's list names, but for those that are others now, and the list."""
+    listed = folder / _WRITTEN
+    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines() if listed.is_file() else []
+    for name, _, stamp in (line.rpartition(" ") for line in lines):
+        path = folder / name
+        if name.endswith(".jpg") and path.name == name and _stamp(path) == stamp:
+            path.unlink()
+    listed.unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> str:
+    """What changes with a file's content; nothing where there is none."""
+    if path.is_symlink() or not path.is_file():
+        return ""
+    found = path.stat()
+    return f"{found.st_size}-{found.st_mtime_ns}"

@@ -56,7 +56,7 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
     detect = detect_config(model, settings)
     look = looking(settings)
     prepare = preparing(model, settings)
-    gallery = Gallery(folder, model.config.classes, console)
+    gallery = Gallery(folder, model.config.classes, console, afresh=True)
     full = 0
     with _norms_of(settings, model, look) as norms_of:
         for ref in refs:
