@@ -95,7 +95,10 @@ class RunProgress:
         """The state in words: `120/400 images · 14.2 images/s · 3,041 instances · 2 corrupt`."""
         tally = self._tally
         parts = [f"{tally.images:,}/{self._total:,} {self._noun}"]
-        parts.append(f"{self.rate():.1f} {self._noun}/s" if tally.images > self._before else "starting")
+        if tally.images == self._before:
+            parts.append("starting")
+        elif self._began is not None:  # else there is no rate: what was done needed no model
+            parts.append(f"{self.rate():.1f} {self._noun}/s")
         parts.append(f"{tally.instances:,} instances")
         parts += [
             f"{count:,} {status}" for status, count in sorted(tally.statuses.items()) if status not in GOOD

@@ -122,6 +122,6 @@ def _rows(accounts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("this run", f"{run['images']:,} images in {duration(run['seconds'])}{rate}"))
     shares = [worker["model_busy"] for worker in accounts["workers"].values()]
     if shares:
-        least = f", {min(shares):.0%} at least" if len(shares) > 1 else ""
-        rows.append(("model busy", f"{sum(shares) / len(shares):.0%} of the workers' time{least}"))
+        mean, least = f"{sum(shares) / len(shares):.0%}", f"{min(shares):.0%}"
+        rows.append(("model busy", f"{mean} of the workers' time" + f", {least} at least" * (least != mean)))
     return rows
