@@ -13,6 +13,7 @@ from jobs.stopping import Stop
 from jobs.tally import Tally
 from pipeline.commit import Commit
 from pipeline.ledger import Ledger
+from pipeline.nouns import many
 from pipeline.retry import committed_images
 
 EXAMPLES = 3
@@ -57,7 +58,7 @@ class Allowance:
         """As in the spec; of windows, how many that is."""
         if self.windows is None or self.most is None:
             return str(self.stated)
-        return f"{self.stated} of the inputs, here {int(self.most):,} windows"
+        return f"{self.stated} of the inputs, here {many(int(self.most), 'window')}"
 
 
 def bad(counts: Mapping[str, int]) -> int:
@@ -70,9 +71,9 @@ def too_many(ledger: Ledger, allowance: Allowance, tally: Tally, remedy: str) ->
     statuses = {s: n for s, n in tally.statuses.most_common() if s not in GOOD and n}
     listed = ", ".join(f"{number:,} {status}" for status, number in statuses.items())
     number, uri = bad(tally.statuses), ledger.store.uri
-    planned = f"{allowance.planned:,} planned inputs"
+    planned = many(allowance.planned, "planned input")
     if allowance.windows is not None:
-        planned = f"{allowance.windows:,} planned windows"
+        planned = many(allowance.windows, "planned window")
     lines = [
         f"{number:,} of {planned} ended badly ({listed}), and max_failed is {allowance}; {remedy}",
         *(f"  {one_line(example)}" for example in examples(ledger, statuses)),

@@ -15,6 +15,7 @@ from jobs.stopping import GRACE_SECONDS
 from jobs.target import no_job, open_target
 from jobs.train_status import TrainingLook, look
 from pipeline.ledger import Ledger
+from pipeline.nouns import many
 from pipeline.plan import PlanError, load_plans
 from pipeline.retry import unfinished
 from pipeline.signs import read_signs
@@ -44,7 +45,8 @@ def cancel_job(target: str, options: StoreOptions, console: Console | None = Non
     alive = [sign for sign in signs if time.time() - sign.time < SILENT_SECONDS]
     if alive:
         seconds = CANCEL_SECONDS + GRACE_SECONDS
-        what = f"cancel requested: {len(alive)} workers gave a sign of late; they end within {seconds:.0f} s"
+        at_work = f"{many(len(alive), 'worker')} gave a sign of late"
+        what = f"cancel requested: {at_work}, all end within {seconds:.0f} s"
     else:
         what = "cancel requested; no worker gave a sign of late, a run that is just starting will stop too"
     console.print(what, highlight=False)

@@ -10,6 +10,7 @@ from rich.console import Console
 from jobs.errors import JobError, one_line
 from jobs.try_job import here, looking
 from pipeline.model import detect_config, load_model, preparing
+from pipeline.nouns import many
 from pipeline.records import ImageRef, InputRejected, Status
 from pipeline.rows import visible
 from pipeline.settings import SegmentSettings
@@ -41,8 +42,8 @@ def check_model(settings: SegmentSettings, sample: Sequence[ImageRef], console: 
             found = visible(model.predict_prepared([prepare(image, None)], detect)[0])
             found = found if valid is None else on_data(found, valid)
             good += 1
-            said = f"{len(found):,} instances, {time.monotonic() - began:.1f} s"
+            said = f"{many(len(found), 'instance')}, {time.monotonic() - began:.1f} s"
         console.print(f"checked: {one_line(ref.image_id)}: {said}", markup=False, highlight=False)
     if chosen and not good:
-        noun = "inputs" if settings.tiling is None else "windows"
-        raise JobError(f"none of {len(chosen)} {noun} that were tried can be segmented; see why above")
+        noun = "input" if settings.tiling is None else "window"
+        raise JobError(f"none of {many(len(chosen), noun)} tried can be segmented; see why above")

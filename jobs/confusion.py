@@ -21,6 +21,7 @@ from jobs.from_tables import lacking
 from jobs.target import open_run
 from jobs.truth import has_masks, read_truth
 from pipeline.export.files import TargetError, place_of, whole_folder
+from pipeline.nouns import many
 from pipeline.storage import StoreOptions
 from pipeline.tables import Run
 
@@ -61,7 +62,8 @@ def confusion(request: Request, console: Console | None = None) -> Confusion:
         raise JobError(str(error)) from None
     right = sum(number for (true, as_), number in counted.cells.items() if true == as_)
     text = (
-        f"{right:,} of {said['true']:,} instances found as what they are, {said['found']:,} found in all\n"
+        f"{right:,} of {many(said['true'], 'instance')} found as what they are, "
+        f"{said['found']:,} found in all\n"
         f"{request.to}/confusion.html, {request.to}/confusion.json"
     )
     console.print(escape(text), highlight=False, soft_wrap=True)
@@ -122,9 +124,9 @@ def _page(said: Mapping[str, Any], counted: Confusion, options: StoreOptions) ->
         [
             pages.text(f"{said['output']} against {said['truth']}"),
             pages.text(
-                f"{said['images']['compared']:,} of the truth's {said['images']['in_truth']:,} images; found "
-                f"instances of score {said['min_score']} or more; one thing from an IoU of {said['of']} of "
-                f"{said['iou']}"
+                f"{said['images']['compared']:,} of the truth's {many(said['images']['in_truth'], 'image')}; "
+                f"found instances of score {said['min_score']} or more; one thing from an IoU of "
+                f"{said['of']} of {said['iou']}"
             ),
             pages.heading("Instances"),
             pages.table("rows: what is there; columns: what it was found as", columns, rows),

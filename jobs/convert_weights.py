@@ -21,6 +21,7 @@ from condinst.weightsfile import is_ours
 from jobs.class_names import read_class_names
 from jobs.errors import JobError, naming
 from jobs.show_weights import print_rows
+from pipeline.nouns import many
 
 _FLAVOURS = {"adelaidet": "AdelaiDet", "mmdetection": "mmdetection"}
 _MOST_NAMES = 12
@@ -91,7 +92,8 @@ def _found(converted: Converted) -> str:
     semantic = "with a semantic head" if config.mask.semantic else "no semantic head"
     return (
         f"{_FLAVOURS[converted.flavour]} CondInst on {backbone_words(config.backbone)}, "
-        f"{len(config.classes)} classes, {config.mask.num_parameters} mask parameters an instance, {semantic}"
+        f"{many(len(config.classes), 'class')}, {config.mask.num_parameters} mask parameters an instance, "
+        f"{semantic}"
     )
 
 
@@ -139,8 +141,8 @@ def ignored_words(keys: Sequence[str]) -> str:
     """The keys that were left out, in words; batch counters, one a norm, are counted only."""
     named = [key for key in keys if not key.endswith("num_batches_tracked")]
     counters = len(keys) - len(named)
-    parts = [f"{len(named)} keys that the model does not need: {_listed(named)}"] if named else []
-    return "; ".join(parts + ([f"{counters} batch counters"] if counters else [])) or "nothing"
+    parts = [f"{many(len(named), 'key')} that the model does not need: {_listed(named)}"] if named else []
+    return "; ".join(parts + ([many(counters, "batch counter")] if counters else [])) or "nothing"
 
 
 def _listed(names: Sequence[str]) -> str:

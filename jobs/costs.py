@@ -15,6 +15,7 @@ from jobs.rates import MEGA, Rate, measured, measured_tiled
 from jobs.spec import SegmentSpec
 from pipeline.geo.windows import inside
 from pipeline.inputs import Inputs
+from pipeline.nouns import many, plural
 from pipeline.records import ImageRef
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
@@ -59,7 +60,7 @@ def _of_images(
     headers = read_headers(Inputs(settings.sources), ahead.sample)
     if headers.megapixels is not None:
         sizes = f"{headers.megapixels:.2f} megapixels on average, {headers.largest:.2f} the largest"
-        yield "headers", f"of {headers.looked_at:,} inputs: {sizes}"
+        yield "headers", f"of {many(headers.looked_at, 'input')}: {sizes}"
     for name, why in headers.refused[:SHOWN]:
         yield "refused", one_line(f"{name}: {why}")
     if len(headers.refused) > SHOWN:
@@ -71,7 +72,7 @@ def _of_images(
     todo = Todo(ahead.images, ahead.shards, _workers(spec, ahead.shards), ahead.size)
     cost = estimate(rate, headers, todo, settings.gpus, spec.price_per_gpu_hour)
     yield from _time(cost, todo.workers, spec)
-    yield "measured", _speed(rate, "images", runs)
+    yield "measured", _speed(rate, "image", runs)
     yield _requests(cost)
 
 
@@ -89,7 +90,7 @@ def _of_windows(
     cost = estimate_tiled(rate, mean, windows, stitched, settings.gpus, spec.price_per_gpu_hour)
     yield from _time(cost, max(windows.workers, stitched.workers), spec)
     stitching = f", {1 / rate.stitching:.1f} stitched" if rate.stitching else ""
-    yield "measured", _speed(rate.windows, "windows", runs) + stitching
+    yield "measured", _speed(rate.windows, "window", runs) + stitching
     yield _requests(cost)
 
 
@@ -109,14 +110,16 @@ def _workers(spec: SegmentSpec, shards: int) -> int:
 def _time(cost: Estimate, workers: int, spec: SegmentSpec) -> Iterator[tuple[str, str]]:
     hours = f"{cost.gpu_hours:.2f} GPU hours" if cost.gpu_hours else f"{cost.worker_hours:.2f} worker hours"
     money = "" if cost.gpu_cost is None else f", {_dollars(cost.gpu_cost)}"
-    yield "estimate", f"{duration(cost.seconds)} on {workers:,} workers: {hours}{money}"
+    yield "estimate", f"{duration(cost.seconds)} on {many(workers, 'worker')}: {hours}{money}"
     if spec.max_gpu_hours is not None and cost.gpu_hours > spec.max_gpu_hours:
         yield "", f"more than max_gpu_hours, {spec.max_gpu_hours:g}: the run will stop before its end"
 
 
 def _speed(rate: Rate, what: str, runs: Store) -> str:
-    speed = f"{1 / rate.seconds_per_image:.1f} {what}/s a worker, {rate.start:.0f} s to start and end"
-    return f"{rate.images:,} {what} of {runs.uri}: {speed}"
+    speed = (
+        f"{1 / rate.seconds_per_image:.1f} {plural(0, what)}/s a worker, {rate.start:.0f} s to start and end"
+    )
+    return f"{many(rate.images, what)} of {runs.uri}: {speed}"
 
 
 def _requests(cost: Estimate) -> tuple[str, str]:

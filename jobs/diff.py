@@ -22,6 +22,7 @@ from jobs.target import open_run
 from pipeline.diff import SIZES, Accounts, Change, ImageDiff, Kind, Tolerance, diff
 from pipeline.export.files import TargetError, place_of, whole_folder
 from pipeline.export.selection import Selection, SelectionError
+from pipeline.nouns import many
 from pipeline.settings import difference
 from pipeline.storage import StoreOptions
 from pipeline.tables import Run
@@ -204,7 +205,7 @@ def _page(said: Mapping[str, Any], largest: Largest, options: StoreOptions) -> s
 def _sentence(said: Mapping[str, Any]) -> str:
     images = said["images"]
     return (
-        f"{images['in_both']:,} images in both, {images['only_before']:,} only before, "
+        f"{many(images['in_both'], 'image')} in both, {images['only_before']:,} only before, "
         f"{images['only_after']:,} only after, {images['of_other_size']:,} of another size (not compared). "
         f"Instances are one from an IoU of {said['match_iou']}, and of one shape from {said['shape_iou']}."
     )
@@ -232,11 +233,12 @@ def _print(accounts: Accounts, to: str | Path, console: Console) -> None:
         console.print(escape(words), highlight=False, soft_wrap=True)
 
     if accounts.empty:
-        line(f"the runs say the same: {accounts.images:,} images, {accounts.kinds[Kind.SAME]:,} instances")
+        same = many(accounts.kinds[Kind.SAME], "instance")
+        line(f"the runs say the same: {many(accounts.images, 'image')}, {same}")
     else:
         line(", ".join(f"{accounts.kinds[kind]:,} {TITLES[kind]}" for kind in SHOWN))
         alone = (accounts.only_before, accounts.only_after, accounts.other_size)
         words = ("only before", "only after", "of another size")
         told = [f"{number:,} {word}" for number, word in zip(alone, words, strict=True) if number]
-        line(f"{accounts.images:,} images in both{''.join(f', {part}' for part in told)}")
+        line(f"{many(accounts.images, 'image')} in both{''.join(f', {part}' for part in told)}")
     line(f"{to}/diff.html, {to}/diff.json, {to}/differences.parquet")

@@ -25,6 +25,7 @@ from jobs.plots import write_plots
 from jobs.predictions import predictions
 from jobs.target import open_run, put_file
 from jobs.truth import has_masks, most_in_an_image, on_images, read_truth
+from pipeline.nouns import many
 from pipeline.storage import Store, StoreOptions
 from pipeline.weights import fetch_weights
 
@@ -85,7 +86,9 @@ def run_evaluation(request: Request, console: Console | None = None) -> list[Met
     if request.plots is not None:
         with on_disk(request.plots):
             paths = write_plots(metrics, request.plots)
-        console.print(f"{len(paths)} plots in {escape(str(request.plots))}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{many(len(paths), 'plot')} in {escape(str(request.plots))}", highlight=False, soft_wrap=True
+        )
     return metrics
 
 
@@ -143,7 +146,7 @@ def _of_tables(request: Request, truth: COCO, categories: Categories, console: C
     there = {image["id"] for image in images_in_both(run, truth).values()}
     if request.only_run:
         notes.append(
-            f"{len(there):,} of the truth's {len(truth.imgs):,} images, those of the run, are measured"
+            f"{len(there):,} of the truth's {many(len(truth.imgs), 'image')}, those of the run, are measured"
         )
         truth = on_images(truth, there)
     else:

@@ -16,6 +16,7 @@ from pipeline.export.files import Place, TargetError, place_of, relative
 from pipeline.export.places import NoPlace
 from pipeline.export.selection import Exported, Selection, SelectionError
 from pipeline.geo.georef import crs_name
+from pipeline.nouns import many
 from pipeline.storage import StoreOptions
 from pipeline.tables import Run
 
@@ -113,7 +114,7 @@ def _tell(run: Run, to: Place, form: Format, done: Exported, console: Console) -
     def line(text: str, style: str | None = None) -> None:
         console.print(escape(text), style=style, highlight=False, soft_wrap=True)
 
-    line(f"{done.instances:,} instances on {done.images:,} images in {to}")
+    line(f"{many(done.instances, 'instance')} on {many(done.images, 'image')} in {to}")
     if not run.complete:
         line("note: the run is not complete: this is what was committed so far", "yellow")
     for loss in form.losses:

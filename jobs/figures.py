@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from condinst.evaluate import Kind, Metrics
+from pipeline.nouns import many
 
 KINDS: dict[Kind, str] = {"segm": "masks", "bbox": "boxes"}
 
@@ -19,7 +20,7 @@ KINDS: dict[Kind, str] = {"segm": "masks", "bbox": "boxes"}
 def print_metrics(metrics: Sequence[Metrics], truth: COCO, console: Console) -> None:
     """Print each kind's AP and AR, and, of several classes, those of each."""
     images, instances = len(truth.dataset["images"]), len(truth.dataset["annotations"])
-    console.print(f"{images:,} images, {instances:,} instances in the truth", highlight=False)
+    console.print(f"{many(images, 'image')}, {many(instances, 'instance')} in the truth", highlight=False)
     console.print(_overall(metrics))
     if len(metrics[0].ap_by_class) > 1:
         console.print(_by_class(metrics, truth))

@@ -14,6 +14,7 @@ from jobs.segment import account
 from jobs.target import no_job, open_target
 from pipeline.export.selection import Selection, SelectionError
 from pipeline.filtering import conditions, filter_run
+from pipeline.nouns import many
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tables import Run
 
@@ -46,7 +47,7 @@ def filter_output(
     ledger = filter_run(run, target, selection)
     filtered = Run(target)
     before, after = (sum(commit.instances for commit in r.commits) for r in (run, filtered))
-    line(f"{after:,} of {before:,} instances in {target.uri}")
+    line(f"{after:,} of {many(before, 'instance')} in {target.uri}")
     if filtered.complete:
         accounts = account(ledger, filtered.plans, filtered.job, {"images": 0})
         target.put(SUMMARY_KEY, json.dumps(accounts, indent=2).encode())

@@ -15,6 +15,7 @@ from condinst import Instances
 from condinst.instances import RleMasks
 from jobs.categories import Categories
 from jobs.errors import JobError
+from pipeline.nouns import many
 from pipeline.tables import Run, full_frame_rle
 
 COLUMNS = ("image_id", "category", "score", "bbox", "mask")
@@ -81,7 +82,7 @@ def images_in_both(run: Run, truth: COCO) -> dict[str, dict[str, Any]]:
 def lacking(there: int, truth: COCO) -> list[str]:
     """A note where a run has fewer images than the truth: as many as are `there`."""
     wanted = len(truth.dataset["images"])
-    said = f"the run has {there:,} of the truth's {wanted:,} images; in the others nothing is found"
+    said = f"the run has {there:,} of the truth's {many(wanted, 'image')}; in the others nothing is found"
     return [said] if there < wanted else []
 
 

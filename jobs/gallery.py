@@ -16,6 +16,7 @@ from rich.table import Table
 from condinst import Instances
 from jobs.errors import on_disk, one_line
 from jobs.overlay import draw
+from pipeline.nouns import many
 from pipeline.records import Status
 
 MOST_ROWS = 12
@@ -79,7 +80,7 @@ class Gallery:
         """Print the totals."""
         counts = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
         self._console.print(
-            f"{self.statuses.total()} images ({counts}), {self.instances:,} instances; "
+            f"{many(self.statuses.total(), 'image')} ({counts}), {many(self.instances, 'instance')}; "
             f"overlays in [bold]{escape(str(self.folder))}[/]",
             highlight=False,
             soft_wrap=True,

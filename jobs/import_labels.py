@@ -22,6 +22,7 @@ from jobs.errors import JobError, one_line
 from pipeline.export.brush import BrushError, decode_brush
 from pipeline.export.files import TargetError, whole_file
 from pipeline.export.labelstudio import IMAGE_ID
+from pipeline.nouns import many
 
 _LABELS = {
     "polygonlabels": "polygonlabels",
@@ -92,7 +93,7 @@ def import_labels(labels: str, to: Path, predictions: bool = False, console: Con
             temporary.write_text(json.dumps(found))
     except TargetError as error:
         raise JobError(str(error)) from None
-    counts = f"{len(truth.annotations):,} instances on {len(truth.images):,} images in {to}"
+    counts = f"{many(len(truth.annotations), 'instance')} on {many(len(truth.images), 'image')} in {to}"
     console.print(escape(counts), highlight=False, soft_wrap=True)
     for what, number in sorted(truth.left_out.items()):
         console.print(escape(one_line(f"{number:,} {what}")), style="yellow", highlight=False, soft_wrap=True)

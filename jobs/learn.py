@@ -37,6 +37,7 @@ from jobs.train_spec import SourceSection, TrainSpec
 from pipeline.badimages import BadImages
 from pipeline.checkpoints import Checkpoints
 from pipeline.models import resolved
+from pipeline.nouns import many
 from pipeline.samples import Samples, SampleSource
 from pipeline.storage import Store, StoreOptions
 from pipeline.weights import fetch_weights
@@ -87,13 +88,13 @@ def material(spec: TrainSpec, console: Console, device: str, start: str | None =
 
 def _tell_unlisted(samples: Samples, console: Console) -> None:
     for labels, count in samples.unlisted.items():
-        warn(console, f"{labels}: left out: {count:,} annotations of images that it does not list")
+        warn(console, f"{labels}: left out: {many(count, 'annotation')} of images that it does not list")
 
 
 def _tell_shared(samples: Samples, console: Console) -> None:
     for (earlier, later), count in samples.replaced.items():
         console.print(
-            escape(one_line(f"{later} takes the place of {earlier} for {count:,} images")),
+            escape(one_line(f"{later} takes the place of {earlier} for {many(count, 'image')}")),
             highlight=False,
             soft_wrap=True,
         )
@@ -101,7 +102,7 @@ def _tell_shared(samples: Samples, console: Console) -> None:
     for (earlier, later), places in samples.shared.items():
         warn(
             console,
-            f"{len(places):,} images of {later} are in {earlier} as well (such as {places[0]}): each counts "
+            f"{many(len(places), 'image')} of {later} also in {earlier} (such as {places[0]}): each counts "
             "with both labels; `replaces: true` on the later source has its labels alone count",
         )
 
@@ -114,7 +115,7 @@ def _exam(spec: TrainSpec, samples: Samples, console: Console) -> Exam:
     if exam.ignored:
         warn(console, f"data.val: not measured, as no class of the model: {', '.join(exam.ignored)}")
     if count := samples.leave_out((store, str(row["file_name"])) for store, row in exam.images):
-        warn(console, f"{count:,} images of data.train are in data.val as well and not learned from")
+        warn(console, f"{many(count, 'image')} of data.train also in data.val, and not learned from")
     return exam
 
 

@@ -11,6 +11,7 @@ from typing import Self
 from jobs.beside import CANCEL_SECONDS, hear, repeated
 from jobs.progress import duration
 from jobs.stopping import Stop
+from pipeline.nouns import many
 from pipeline.signs import AGAIN, PATIENCE, Stall, StallWatch, read_signs
 from pipeline.storage import Store, StoreError
 
@@ -84,5 +85,5 @@ def told(stall: Stall) -> str:
     silent = f"; the worker has given no sign for {duration(stall.silent)}" if stall.silent > 60 else ""
     return (
         f"shard {sign.shard} stands still for {duration(stall.seconds)}, since {when}: worker {sign.worker}, "
-        f"at {sign.doing}, {sign.done:,} of {sign.images:,} images done{silent}"
+        f"at {sign.doing}, {sign.done:,} of {many(sign.images, 'image')} done{silent}"
     )

@@ -26,6 +26,7 @@ from jobs.tiling_notes import refused_note, tiling_notes
 from pipeline.growing import known_rows
 from pipeline.ledger import Ledger
 from pipeline.manifest import Plan, Scan, load_plans, scan
+from pipeline.nouns import many
 from pipeline.plan import shard_place, untold, window_plans
 from pipeline.records import ImageRef
 from pipeline.sampling import Sample
@@ -97,9 +98,9 @@ def _say_rasters(
             plans = [freeze_input(spec, settings, scratch)]
             more, sample = None, picked(scratch, plans, HEADERS)
             notes = refused_note(scratch, plans[0])
-            _say_found(table, "input", _frozen(plans), "rasters", listed)
+            _say_found(table, "input", _frozen(plans), "raster", listed)
         else:
-            _say_found(table, "input", _frozen(plans), "rasters", listed)
+            _say_found(table, "input", _frozen(plans), "raster", listed)
             more = _new_rasters(table, settings, scratch, ledger, plans)
             sample = picked(scratch, [more], HEADERS) if more else picked(store, plans, HEADERS)
             notes = refused_note(scratch, more) if more else []
@@ -112,7 +113,7 @@ def _say_rasters(
     table.add_row("windows", f"{total:,} of {each}")
     table.add_row(
         "shards",
-        f"{shards:,} of {spec.shards.images:,} windows; "
+        f"{shards:,} of {many(spec.shards.images, 'window')}; "
         f"{shards - len(pending):,} done, {len(pending):,} to do",
     )
     table.add_row("", f"{stitching:,} that stitch; {stitching - unstitched:,} done, {unstitched:,} to do")
@@ -138,7 +139,7 @@ def _new_rasters(
         return None
     known = known_rows(ledger, plans)
     more, found = extend_tiled(settings.sources, scratch, plans, known, settings.tiling, settings.limits)
-    _say_new(table, found, "rasters", plans)
+    _say_new(table, found, "raster", plans)
     return more
 
 
@@ -149,7 +150,7 @@ def _say_new(table: Table, found: Scan, what: str, plans: Sequence[Plan]) -> Non
 
 
 def _say_found(table: Table, heading: str, found: Scan, what: str, more: str) -> None:
-    table.add_row(heading, f"{found.images:,} {what}, {readable_bytes(found.bytes)}" + more)
+    table.add_row(heading, f"{many(found.images, what)}, {readable_bytes(found.bytes)}" + more)
     for reason, count in sorted(found.skipped.items()):
         table.add_row("skipped", f"{count:,} {escape(reason.replace('_', ' '))}")
 
@@ -170,17 +171,18 @@ def _say_input(
     """Say what the input holds and how it is cut; returns what of it is to be done."""
     sample = Sample(HEADERS)
     found = _frozen(plans) if plans else scan(settings.sources, ledger.store, sample=sample)
-    _say_found(table, "input", found, "images", _listed(plans))
+    _say_found(table, "input", found, "image", _listed(plans))
     size = plans[-1].shard_size if plans else spec.shards.images
     more = Scan(0, 0, {})
     if plans and any(source.new for source in settings.sources):
         more = scan(settings.sources, ledger.store, known_rows(ledger, plans), sample)
-        _say_new(table, more, "images", plans)
+        _say_new(table, more, "image", plans)
     cut = sum(plan.shards for plan in plans) if plans else -(-found.images // size)
     shards = cut + -(-more.images // size)
     done = Tally.of(ledger.records()) if plans else Tally()
     table.add_row(
-        "shards", f"{shards:,} of {size:,} images; {done.shards:,} done, {shards - done.shards:,} to do"
+        "shards",
+        f"{shards:,} of {many(size, 'image')}; {done.shards:,} done, {shards - done.shards:,} to do",
     )
     refs = sample.refs or _planned(settings, ledger.store, plans)
     return Ahead(found.images + more.images - done.images, shards - done.shards, size, refs)

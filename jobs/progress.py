@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from jobs import structured
 from jobs.tally import Tally
+from pipeline.nouns import many, plural
 
 SECONDS_BETWEEN_LINES = 5.0
 GOOD = ("ok", "empty", "nodata")
@@ -25,9 +26,10 @@ class Doing:
 
     verb: str
     noun: str
+    """In the singular."""
 
 
-SEGMENTING = Doing("segmenting", "images")
+SEGMENTING = Doing("segmenting", "image")
 
 
 class RunProgress:
@@ -94,12 +96,12 @@ class RunProgress:
     def line(self) -> str:
         """The state in words: `120/400 images · 14.2 images/s · 3,041 instances · 2 corrupt`."""
         tally = self._tally
-        parts = [f"{tally.images:,}/{self._total:,} {self._noun}"]
+        parts = [f"{tally.images:,}/{many(self._total, self._noun)}"]
         if tally.images == self._before:
             parts.append("starting")
         elif self._began is not None:  # else there is no rate: what was done needed no model
-            parts.append(f"{self.rate():.1f} {self._noun}/s")
-        parts.append(f"{tally.instances:,} instances")
+            parts.append(f"{self.rate():.1f} {plural(0, self._noun)}/s")
+        parts.append(many(tally.instances, "instance"))
         parts += [
             f"{count:,} {status}" for status, count in sorted(tally.statuses.items()) if status not in GOOD
         ]

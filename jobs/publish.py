@@ -8,6 +8,7 @@ from rich.markup import escape
 from jobs.errors import JobError
 from jobs.target import open_run
 from pipeline.delta import Published, PublishError, publish
+from pipeline.nouns import many
 from pipeline.storage import StoreOptions
 
 
@@ -25,8 +26,8 @@ def publish_output(
     except PublishError as error:
         raise JobError(str(error)) from None
     for table in tables:
-        changes = [f"{table.added:,} shards added"] if table.added else []
-        changes += [f"{table.replaced:,} retried shards replaced"] if table.replaced else []
+        changes = [f"{many(table.added, 'shard')} added"] if table.added else []
+        changes += [f"{many(table.replaced, 'retried shard')} replaced"] if table.replaced else []
         said = f"{', '.join(changes) or 'nothing new'}; version {table.version}, {table.uri}"
         console.print(escape(said), highlight=False, soft_wrap=True)
     if not run.complete:

@@ -14,6 +14,7 @@ from rich.table import Table
 from jobs.progress import GOOD, duration
 from jobs.tally import Tally
 from pipeline.manifest import Plan
+from pipeline.nouns import many
 from pipeline.records import Status
 
 SUMMARY_KEY = "summary.json"
@@ -114,12 +115,12 @@ def _rows(accounts: dict[str, Any]) -> list[tuple[str, str]]:
         ended = ", ".join(f"{count:,} {name}" for name, count in windows["statuses"].items() if count)
         rows.append(("windows", f"{windows['count']:,}" + (f" ({ended})" if ended else "")))
     if accounts.get("splits"):
-        rows.append(("split", f"{accounts['splits']:,} batches, mostly for lack of memory"))
+        rows.append(("split", f"{many(accounts['splits'], 'batch')}, mostly for lack of memory"))
     rows += [("skipped", f"{count:,} {name}") for name, count in accounts["skipped"].items() if count]
     if run.get("images"):
         per_second = run["images_per_second"]
         rate = f", {per_second:.1f} images/s once started" if per_second else ""
-        rows.append(("this run", f"{run['images']:,} images in {duration(run['seconds'])}{rate}"))
+        rows.append(("this run", f"{many(run['images'], 'image')} in {duration(run['seconds'])}{rate}"))
     shares = [worker["model_busy"] for worker in accounts["workers"].values()]
     if shares:
         mean, least = f"{sum(shares) / len(shares):.0%}", f"{min(shares):.0%}"

@@ -69,7 +69,7 @@ def retry_output(target: str, options: StoreOptions, wanted: Wanted, console: Co
 
 def _retry(retrying: Retrying) -> dict[str, object] | None:
     """Do the inputs of a job without windows; returns what was done, None where nothing was to be."""
-    retrying.tell("inputs")
+    retrying.tell("input")
     if retrying.idle():
         return None
     this_run = retrying.run()

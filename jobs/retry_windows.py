@@ -16,6 +16,7 @@ from jobs.tally import Tally
 from jobs.windows import SEGMENTING_WINDOWS, STITCHING
 from pipeline.engine import cluster
 from pipeline.ledger import Ledger
+from pipeline.nouns import many
 from pipeline.plan import Plan
 from pipeline.retry import Retry
 from pipeline.settings import SegmentSettings
@@ -51,7 +52,7 @@ class RetryingWindows:
             Ledger(store).repair()
         windows = Retrying(store, self.settings.of_windows(), self.spec, self.wanted, self.console)
         windows.doing, windows.asked = SEGMENTING_WINDOWS, self.store
-        windows.tell("windows")
+        windows.tell("window")
         self._tell_refused()
         if windows.idle(more=bool(outdated_shards(self.store, self.plans))):
             return None
@@ -89,8 +90,8 @@ class RetryingWindows:
         """Say which rasters a retry cannot help: those whose headers could not be used."""
         if refused := refused_as(self.store, self.plans, self.wanted.statuses):
             self.console.print(
-                f"{refused:,} rasters ended so by their headers, when the job was planned, and have no "
-                "windows: mended, they are new inputs (`input.mode: new`)",
+                f"{many(refused, 'raster')} ended so by the header, when the job was planned, without "
+                "windows: once mended, a new input (`input.mode: new`)",
                 style="yellow",
                 highlight=False,
             )

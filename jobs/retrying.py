@@ -17,6 +17,7 @@ from jobs.spec import SegmentSpec
 from jobs.tally import Tally
 from pipeline.commit import Commit
 from pipeline.ledger import Ledger
+from pipeline.nouns import many
 from pipeline.results import ShardResult
 from pipeline.retry import Retry, count_culprits, request
 from pipeline.settings import SegmentSettings
@@ -71,9 +72,9 @@ class Retrying:
         return {shard: number for shard, number in chosen.items() if number > 0}
 
     def tell(self, noun: str) -> None:
-        """Say how many there are."""
+        """Say how many there are of what `noun` names."""
         images, shards = sum(self.chosen.values()), len(self.chosen)
-        self.console.print(f"{images:,} {noun} in {shards:,} shards {self.wanted}", highlight=False)
+        self.console.print(f"{many(images, noun)} in {many(shards, 'shard')} {self.wanted}", highlight=False)
 
     def idle(self, more: bool = False) -> bool:
         """Whether nothing is to be done or changed, and says so; `more`: there is other work than its own."""
@@ -99,7 +100,7 @@ class Retrying:
         revisions = {shard: self.before[shard].revision for shard in self.chosen}
         self._note, retry = request(self.store, self.wanted.statuses, revisions, self.wanted.poison)
         if resumed := len(self.chosen) - len(retry.revisions):
-            self.console.print(f"{resumed:,} shards were done by a retry that was cut off", highlight=False)
+            self.console.print(f"{many(resumed, 'shard')} done by a retry that was cut off", highlight=False)
         this_run: dict[str, object] = {"images": 0}
         if retry.revisions:
             this_run = self._drive(retry)
@@ -145,7 +146,7 @@ class Retrying:
 def demand_none(left: Sequence[str], verb: str) -> None:
     """Raise Incomplete, naming some, when shards are left."""
     if left:
-        raise Incomplete(f"{len(left):,} shards were not {verb} ({first_of(left)}); {REPEAT}")
+        raise Incomplete(f"{many(len(left), 'shard')} not {verb} ({first_of(left)}); {REPEAT}")
 
 
 def table(before: Iterable[Commit], after: Iterable[Commit] | None = None) -> Table:

@@ -31,6 +31,7 @@ from pipeline.engine import cluster
 from pipeline.growing import known_rows
 from pipeline.ledger import FingerprintMismatch, Ledger
 from pipeline.manifest import Plan, Scan, extend, freeze, load_plans
+from pipeline.nouns import many
 from pipeline.plan import window_plans
 from pipeline.settings import SegmentSettings
 from pipeline.stopping import clear_cancel
@@ -115,7 +116,7 @@ def _decided(settings: SegmentSettings, local: bool, console: Console) -> Segmen
     if not settings.batch_images:
         console.print(
             f"the GPU has room for batches of {found.batch_pixels / 1e6:.0f} megapixels, at most "
-            f"{found.batch_images} images",
+            f"{many(found.batch_images, 'image')}",
             highlight=False,
         )
     return found
@@ -195,7 +196,9 @@ def account(
     planned = sum(plan.images for plan in plans)
     if missing:
         shards = sum(plan.shards for plan in plans)
-        raise Incomplete(f"{len(missing)} of {shards} shards are missing ({first_of(missing)}); {REPEAT}")
+        raise Incomplete(
+            f"{len(missing):,} of {many(shards, 'shard')} missing ({first_of(missing)}); {REPEAT}"
+        )
     tally = Tally.of(ledger.records())
     if tally.images != planned:
         raise Incomplete(
@@ -228,7 +231,9 @@ def _plans(ledger: Ledger, spec: SegmentSpec, settings: SegmentSettings, console
         grown, found = extend_tiled(
             settings.sources, ledger.store, plans, known, settings.tiling, settings.limits
         )
-    console.print(f"{found.images:,} new images{changed(found)}; {found.known:,} known", highlight=False)
+    console.print(
+        f"{many(found.images, 'new image')}{changed(found)}; {found.known:,} known", highlight=False
+    )
     if grown is None:
         return plans
     _tell_notes(settings, [*plans, grown], console, ledger.store)

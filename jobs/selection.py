@@ -23,6 +23,7 @@ from jobs.seams import rasters
 from jobs.target import open_run
 from jobs.worth import Found, density, disagreement, seams, uncertainty
 from pipeline.export.labelstudio import COLUMNS, TOO_LARGE, interface, model_version, regions_in
+from pipeline.nouns import many
 from pipeline.records import Status
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tables import Run
@@ -80,7 +81,7 @@ def select_images(
     chosen = [item for _, _, item in sorted(best, reverse=True, key=lambda b: b[:2])]
     lost = _write(store, run, chosen, label_studio)
     console.print(
-        f"{len(chosen):,} of {seen:,} images, scores {chosen[0].score:.3f} to {chosen[-1].score:.3f}: "
+        f"{len(chosen):,} of {many(seen, 'image')}, scores {chosen[0].score:.3f} to {chosen[-1].score:.3f}: "
         f"{escape(to)}/selection.json",
         highlight=False,
         soft_wrap=True,

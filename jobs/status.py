@@ -20,6 +20,7 @@ from jobs.tally import Tally
 from jobs.target import no_job, open_target
 from pipeline.ledger import Ledger
 from pipeline.manifest import load_plans
+from pipeline.nouns import many
 from pipeline.plan import window_plans
 from pipeline.retry import unfinished
 from pipeline.signs import PATIENCE, ShardSign, WorkerSign, read_signs
@@ -136,7 +137,7 @@ def _print_requests(store: Store, console: Console) -> None:
     for place in (store, open_windows(store)):
         for retry in unfinished(place):
             statuses = ", ".join(sorted(retry.statuses))
-            left = f"{len(retry.left(Ledger(place))):,} of {len(retry.revisions):,} shards left"
+            left = f"{len(retry.left(Ledger(place))):,} of {many(len(retry.revisions), 'shard')} left"
             console.print(escape(one_line(f"a retry of {statuses} is not done: {left}")), style="yellow")
 
 
@@ -161,7 +162,7 @@ def _outlook(signs: Sequence[WorkerSign], left: int, noun: str) -> str:
         return "no worker is at work; run the job again to continue it"
     rate = sum(sign.images / max(1.0, sign.time - sign.started) for sign in alive)
     ending = f", about {duration(left / rate)} left" if rate > 0 else ""
-    return f"{len(alive)} workers at work, {rate:.1f} {noun}/s{ending}"
+    return f"{many(len(alive), 'worker')} at work, {rate:.1f} {noun}/s{ending}"
 
 
 def _alive(sign: WorkerSign) -> bool:

@@ -25,6 +25,7 @@ from jobs.target import no_job, open_target
 from pipeline.commit import Commit
 from pipeline.ledger import Ledger
 from pipeline.manifest import load_plans
+from pipeline.nouns import many
 from pipeline.plan import Plan, window_plans
 from pipeline.retry import committed_images
 from pipeline.signs import PATIENCE, ShardSign, WorkerSign, read_signs
@@ -210,11 +211,11 @@ def _overview(seen: Seen) -> Table:
     rate = sum(seen.rate(sign) for sign in seen.alive)
     left = f", {duration((seen.images - done) / rate)} left" if rate and done < seen.images else ""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("[bold]job[/]", f"{escape(seen.name)}, {tally.shards:,} of {seen.shards:,} shards")
+    table.add_row("[bold]job[/]", f"{escape(seen.name)}, {tally.shards:,} of {many(seen.shards, 'shard')}")
     share = f"{min(1.0, done / seen.images):.1%}" if seen.images else "not planned yet"
     table.add_row("images", f"{done:,} of {seen.images:,}, {share}; {rate:.1f} images/s{left}")
     waiting = seen.shards - tally.shards - sum(len(sign.shards) for sign in seen.alive)
-    table.add_row("queue", f"{max(0, waiting):,} shards wait, {len(seen.alive):,} workers")
+    table.add_row("queue", f"{many(max(0, waiting), 'shard')} waiting, {many(len(seen.alive), 'worker')}")
     table.add_row("instances", f"{tally.instances:,}")
     failed = ", ".join(f"{n:,} {escape(s)}" for s, n in tally.statuses.most_common() if s not in GOOD and n)
     table.add_row("errors", f"[red]{failed}[/]" if failed else "none")
@@ -235,7 +236,8 @@ def _stages(seen: Seen) -> Table | None:
     for stage, _ in shown:
         table.add_column(stage, justify="right")
     table.add_row(
-        f"last {len(seen.latest):,} shards", *(f"{spent / images * 1000:.1f}" for _, spent in shown)
+        "last shard" if len(seen.latest) == 1 else f"last {len(seen.latest):,} shards",
+        *(f"{spent / images * 1000:.1f}" for _, spent in shown),
     )
     return table
 

@@ -29,6 +29,7 @@ from jobs.train_files import BEST_KEY, BEST_WEIGHTS, LAST_WEIGHTS, SUMMARY_KEY, 
 from jobs.train_record import claim, placed, settled
 from jobs.train_spec import TrainSpec, TrainWorkersSection
 from jobs.train_worker import work
+from pipeline.nouns import many
 from pipeline.stopping import clear_cancel
 from pipeline.storage import Store, StoreError
 from pipeline.trainer import Group, WorkersFailed, run_group
@@ -152,10 +153,10 @@ def _announce(spec: TrainSpec, given: Material, console: Console) -> None:
     if given.taken is not None:
         _tell_classes(given.taken, console)
     size = weights.num_parameters(given.model.config) / 1e6
-    by = "" if spec.workers is None else f" with {spec.workers.count} workers"
+    by = "" if spec.workers is None else f" with {many(spec.workers.count, 'worker')}"
     console.print(
-        f"training {size:.1f} M parameters on {len(given.samples):,} images, {given.samples.instances:,} "
-        f"instances of {escape(', '.join(given.samples.classes))}{by}",
+        f"training {size:.1f} M parameters on {many(len(given.samples), 'image')}, "
+        f"{many(given.samples.instances, 'instance')} of {escape(', '.join(given.samples.classes))}{by}",
         highlight=False,
     )
     structured.event(

@@ -19,6 +19,7 @@ from jobs.curves import write_curves
 from jobs.overlay import draw
 from jobs.train_files import LOG_FOLDER, NOT_LOSSES, SUMMARY_KEY, read_log
 from jobs.train_spec import TrainSpec
+from pipeline.nouns import many
 from pipeline.storage import Store
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -106,9 +107,9 @@ class TrainLog:
         }
         self._store.put(SUMMARY_KEY, json.dumps(said, indent=2).encode())
         self._console.print(
-            f"{len(steps):,} steps of {self._spec.batch} in {seconds / 60:.1f} min of training: {rate:.1f} "
-            f"images/s, {waited / seconds:.1%} waiting for data, {int(skipped)} skipped"
-            + (f", {sum(bad.values()):,} images that could not be used" if any(bad.values()) else ""),
+            f"{many(len(steps), 'step')} of {self._spec.batch} in {seconds / 60:.1f} min of training: "
+            f"{rate:.1f} images/s, {waited / seconds:.1%} waiting for data, {int(skipped)} skipped"
+            + (f", {many(sum(bad.values()), 'image')} that could not be used" if any(bad.values()) else ""),
             highlight=False,
             soft_wrap=True,
         )
@@ -131,7 +132,7 @@ class TrainLog:
         self._console.print(
             f"step {step:,}/{self._spec.training.steps:,}  {losses}  {rate:.1f} images/s, "
             f"{waited:.0%} waiting for data, {left / 60:.0f} min left"
-            + (f", {skipped} steps skipped" if skipped else ""),
+            + (f", {many(skipped, 'step')} skipped" if skipped else ""),
             highlight=False,
             soft_wrap=True,
         )

@@ -27,6 +27,7 @@ from pipeline.decode import decode
 from pipeline.inputs import Inputs
 from pipeline.ledger import Ledger
 from pipeline.model import detect_config, load_model, preparing
+from pipeline.nouns import many
 from pipeline.pixels import Rgb
 from pipeline.records import ImageRef, InputRejected
 from pipeline.rows import visible
@@ -51,7 +52,7 @@ def try_job(spec: SegmentSpec, count: int, folder: Path, console: Console | None
     output = open_output(spec)
     settings = here(settings_of(spec, standing_job(Ledger(output))), console)
     refs = sample(settings, output, count, partial(structured.warn, console))
-    console.print(f"trying {len(refs)} images of {spec.name}", highlight=False)
+    console.print(f"trying {many(len(refs), 'image')} of {spec.name}", highlight=False)
     model = load_model(settings)
     detect = detect_config(model, settings)
     look = looking(settings)

@@ -15,6 +15,7 @@ from jobs.progress import duration
 from jobs.standing import standing_job
 from jobs.target import no_job, open_target
 from pipeline.ledger import Ledger
+from pipeline.nouns import many
 from pipeline.storage import Store, StoreOptions
 from pipeline.vacuum import Kind, Leftovers, Orphan, find, remove
 
@@ -61,7 +62,7 @@ def _vacuum(store: Store, seconds: float, yes: bool, public: bool, console: Cons
         return ExitCode.DONE
     removed = remove(store, found, public=public)
     if removed.published:
-        console.print(f"published {len(removed.published):,} committed shards", highlight=False)
+        console.print(f"published {many(len(removed.published), 'committed shard')}", highlight=False)
     for reason in removed.stuck:
         console.print(one_line(reason), style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(f"removed {_sum(removed.orphans)}", highlight=False)
@@ -88,7 +89,7 @@ def _print_found(console: Console, found: Leftovers, seconds: float) -> None:
         what = f"{len(found.waiting):,} others may be in use: at work, or not known for {duration(seconds)}"
         console.print(what, highlight=False)
     if found.unpublished:
-        what = f"{len(found.unpublished):,} committed shards are not all under their public names yet"
+        what = f"{many(len(found.unpublished), 'committed shard')} not all under public names yet"
         console.print(what, highlight=False)
 
 
@@ -104,4 +105,4 @@ def _print_offer(console: Console, found: Leftovers) -> None:
 def _sum(orphans: Iterable[Orphan]) -> str:
     orphans = list(orphans)
     objects = sum(len(orphan.keys) for orphan in orphans)
-    return f"{objects:,} objects, {readable_bytes(sum(orphan.bytes for orphan in orphans))}"
+    return f"{many(objects, 'object')}, {readable_bytes(sum(orphan.bytes for orphan in orphans))}"

@@ -18,6 +18,7 @@ from jobs.outputs import stages
 from jobs.preview import readable_bytes
 from jobs.target import no_job, open_target
 from pipeline.findings import Finding
+from pipeline.nouns import many
 from pipeline.storage import NotFound, StoreOptions
 from pipeline.verify import Outcome, Report, ShardHeard, verify
 
@@ -120,9 +121,9 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
     statuses = ", ".join(f"{count:,} {name}" for name, count in sorted(report.statuses.items()) if count)
     yield (
         "images",
-        f"{report.images:,} rows of {report.images_planned:,}" + (f" ({statuses})" if statuses else ""),
+        f"{many(report.images, 'row')} of {report.images_planned:,}" + (f" ({statuses})" if statuses else ""),
     )
-    yield "instances", f"{report.instances:,} rows, {report.masks:,} masks decoded"
+    yield "instances", f"{many(report.instances, 'row')}, {many(report.masks, 'mask')} decoded"
     yield "tables", readable_bytes(report.bytes)
     if report.leftovers is None:
         yield "orphans", "cannot be told before the problems are solved"

@@ -14,13 +14,14 @@ from jobs.limits import Limits
 from jobs.progress import Doing
 from jobs.tally import Tally
 from pipeline.ledger import Ledger
+from pipeline.nouns import many
 from pipeline.plan import Plan, window_plans
 from pipeline.settings import SegmentSettings
 from pipeline.storage import Store
 from pipeline.tiled.planning import install_windows, open_windows
 
-SEGMENTING_WINDOWS = Doing("segmenting", "windows")
-STITCHING = Doing("stitching", "rasters")
+SEGMENTING_WINDOWS = Doing("segmenting", "window")
+STITCHING = Doing("stitching", "raster")
 
 
 @dataclass
@@ -77,7 +78,9 @@ class WindowStage:
             raise
         missing = self.ledger.pending(self.window_plans)
         if missing:
-            raise Incomplete(f"{len(missing)} shards of windows are missing ({first_of(missing)}); {REPEAT}")
+            raise Incomplete(
+                f"missing: {many(len(missing), 'shard')} of windows ({first_of(missing)}); {REPEAT}"
+            )
         return done
 
     def demand_few_bad(self, remedy: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from pipeline.labels import SampleError
+from pipeline.nouns import many
 
 T = TypeVar("T")
 _SHOWN = 3
@@ -60,7 +61,7 @@ class BadImages:
         more = [f"and {len(reasons) - _SHOWN:,} more"] if len(reasons) > _SHOWN else []
         listed = "\n  ".join(["", *reasons[:_SHOWN], *more])
         return (
-            f"{self._name}: {len(reasons):,} of {self._images:,} images cannot be used, and data.max_bad "
-            f"({self._share:g}) allows {self.most:,}:{listed}\n"
+            f"{self._name}: {len(reasons):,} of {many(self._images, 'image')} cannot be used, and "
+            f"data.max_bad ({self._share:g}) allows {self.most:,}:{listed}\n"
             "Put the images right or raise data.max_bad; the same command then goes on"
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
-from pipeline.nouns import number
+from pipeline.nouns import many
 
 PATIENCE = 15.0
 """Seconds that a cluster gets to report as free what an earlier run has just given back."""
@@ -98,15 +98,16 @@ def shortfall(
     if fitting < workers:
         each = f"{cpus} CPU" + (f" and {gpus:g} {accelerator or ''} GPU".replace("  ", " ") if gpus else "")
         each += f" and {memory / 2**30:.1f} GiB" if memory else ""
-        return f"{workers} workers of {each} each do not fit: the cluster's nodes hold {fitting}"
+        return f"{many(workers, 'worker')} of {each} do not fit: the cluster's nodes hold {fitting}"
+    pool = many(workers, "worker")
     needed, has = workers * cpus + spare, free.get("CPU", 0.0)
     if has < needed:
         beside = " (one beside the pool)" if spare else ""
-        return f"{workers} workers of {cpus} CPU need {needed} free CPUs{beside}, {has:g} are free"
+        return f"{pool} of {cpus} CPU need {needed} free CPUs{beside}, {has:g} are free"
     if gpus and free.get("GPU", 0.0) < workers * gpus:
-        return f"{workers} workers of {gpus:g} GPU need {workers * gpus:g}, {free.get('GPU', 0.0):g} are free"
+        return f"{pool} of {gpus:g} GPU need {workers * gpus:g}, {free.get('GPU', 0.0):g} are free"
     if free.get("memory", 0.0) < workers * memory:
-        return f"{workers} workers need {workers * memory:,} bytes, {free.get('memory', 0.0):,.0f} are free"
+        return f"{pool} need {workers * memory:,} bytes, {free.get('memory', 0.0):,.0f} are free"
     return None
 
 
@@ -124,7 +125,7 @@ def crowding(workers: int, cpus: int, *, key: str = "workers.count") -> str | No
     wanted |= {} if fitting else {"workers.cpus": cores}
     remedy = " and ".join(f"{name}={value}" for name, value in wanted.items())
     return (
-        f"{number(workers, 'worker')} of {number(cpus, 'CPU')} on {number(cores, 'core')}: "
+        f"{many(workers, 'worker')} of {many(cpus, 'CPU')} on {many(cores, 'core')}: "
         f"{'they' if workers > 1 else 'its threads'} will wait for one another; set {remedy}"
     )
 

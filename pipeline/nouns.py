@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def number(count: int, noun: str) -> str:
+def many(count: int, noun: str) -> str:
     """So many of what a noun, in the singular, names."""
     return f"{count:,} {plural(count, noun)}"
 
@@ -12,4 +12,4 @@ def plural(count: int, noun: str) -> str:
     """A noun alone, as it follows that number."""
     if count == 1:
         return noun
-    return noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return noun + ("es" if noun.endswith(("s", "ch", "x")) else "s")

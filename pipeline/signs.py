@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.nouns import many
 from pipeline.storage import NotFound, Store
 
 PATIENCE = 120.0
@@ -35,7 +36,7 @@ class ShardSign:
     def doing(self) -> str:
         """What it was last seen at, in words."""
         step = self.step or "its start"
-        return f"{step}, {self.decoding} images decoding" if self.decoding else step
+        return f"{step}, {many(self.decoding, 'image')} decoding" if self.decoding else step
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pipeline.geo.windows import Grid, windows
 from pipeline.inputrows import InputRows, demand
 from pipeline.known import Known
 from pipeline.manifest import Scan
-from pipeline.nouns import number
+from pipeline.nouns import many
 from pipeline.objects import NotFound
 from pipeline.plan import Plan, load_plan, plan_bytes, plan_key, untold
 from pipeline.records import ImageRef, InputRejected, Status
@@ -306,7 +306,7 @@ class _Freezing:
     def _demand(self) -> None:
         if not self._tally.images and (outside := self._tally.skipped["outside_area"]):
             raise InputError(
-                f"no images: {number(outside, 'raster')}, all outside the area of interest\n"
+                f"no images: {many(outside, 'raster')}, all outside the area of interest\n"
                 + self._outside.told(self._sources)
             )
         demand(self._tally, self._sources)

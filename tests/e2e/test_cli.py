@@ -258,7 +258,7 @@ def test_status_of_a_job_at_work(tmp_path: Path, reference: Path) -> None:
     code, out, err = run("status", output)
     assert code == 0, err
     assert "5 of 9" in out
-    assert "1 workers at work, 2.0 images/s" in out
+    assert "1 worker at work, 2.0 images/s" in out
     assert "0000-000005 3/4" in out
 
 

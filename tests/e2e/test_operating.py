@@ -130,7 +130,7 @@ def test_a_killed_retry_is_continued(job: Path) -> None:
     code, out, err = run("retry", spec, "--status", "corrupt", "--local", cwd=job)
     assert code == 0, err
     if len(done) == 1:
-        assert "1 shards were done by a retry that was cut off" in out
+        assert "1 shard done by a retry that was cut off" in out
     after = {name: data for name, data in commits(output).items() if ".r" in name}
     assert len(after) >= 2
     assert {name: after[name] for name in done} == done

@@ -146,7 +146,7 @@ def test_vacuum_lists_first_and_removes_on_demand(output: Path) -> None:
     assert files(output) == before
     code, out, _ = run("vacuum", output, "--yes")
     assert code == 0
-    assert "removed 1 objects, 2 B" in out
+    assert "removed 1 object, 2 B" in out
     assert not started.exists()
     assert young.exists()
     assert "no orphans" in run("vacuum", output)[1]
@@ -179,7 +179,7 @@ def test_a_bucket_is_checked_like_a_folder(output: Path, s3_bucket: str) -> None
     code, out, err = run("verify", uri, "--full")
     assert (code, err) == (0, ""), out
     assert "1 attempts that came second" in out
-    assert "removed 1 objects" in run("vacuum", uri, "--yes")[1]
+    assert "removed 1 object," in run("vacuum", uri, "--yes")[1]
     assert "no orphans" in run("vacuum", uri)[1]
     client.put_object(Bucket=bucket, Key="masks/images/0000-000000.parquet", Body=b"other")
     code, out, _ = run("verify", uri)

@@ -124,7 +124,7 @@ def test_plan_says_what_it_takes_once_something_was_run(bucket: str, weights: Pa
     assert "complete: a run would do nothing" in said(spec)
     like = said(job(bucket, weights, "other", 10), like=spec.output.uri)
     assert f"{IMAGES} images of {spec.output.uri}" in like
-    assert re.search(r"estimate +[\d.]+ \w+ on 1 workers: \d\.\d\d worker hours", like), like
+    assert re.search(r"estimate +[\d.]+ \w+ on 1 worker: \d\.\d\d worker hours", like), like
     assert re.search(r"requests +\d+ writes and listings, \d+ reads: \$0\.000\d at S3's list price", like), (
         like
     )

@@ -20,7 +20,7 @@ from jobs.preview import preview
 from jobs.rates import Rate, TiledRate, measured_tiled
 from jobs.segment import run_job
 from jobs.spec import SegmentSpec
-from pipeline.nouns import number
+from pipeline.nouns import many
 from pipeline.storage import Store
 from tests.rasters import terrain, write_raster
 from tests.tiny import tiny_weights
@@ -92,7 +92,7 @@ def test_workers_beyond_this_machines_cores_are_told_of(
     assert " will wait for " not in said(spec)
     crowded = spec.workers.model_copy(update={"cpus": cores, "min": 2, "max": 3})
     shown = " ".join(said(spec.model_copy(update={"workers": crowded})).split())
-    assert f" note 2 workers of {number(cores, 'CPU')} on {number(cores, 'core')}: they will wait" in shown
+    assert f" note 2 workers of {many(cores, 'CPU')} on {many(cores, 'core')}: they will wait" in shown
     assert "will wait for one another; set workers.min=1 model" in shown
 
 
@@ -112,7 +112,7 @@ def test_a_tiled_job_is_estimated_by_the_run_before(tmp_path: Path) -> None:
     # Of the same windows on as many workers the same time is told, but for what no stage was measured in.
     shown = said(other, first.output.uri)
     assert f"{count} windows of {first.output.uri}" in shown
-    assert re.search(r"estimate +[\d.]+ \w+ on 1 workers: \d\.\d\d worker hours", shown), shown
+    assert re.search(r"estimate +[\d.]+ \w+ on 1 worker: \d\.\d\d worker hours", shown), shown
     assert re.search(r"requests +\d+ writes and listings, \d+ reads: \$0\.000\d", shown), shown
     cost = estimate_tiled(rate, None, Todo(count, 3, 1, 4), Todo(count, 1, 1), 0, None)
     assert cost.seconds == pytest.approx(run["seconds"], rel=0.1)
@@ -138,8 +138,8 @@ def test_what_is_new_among_rasters_is_counted_and_nothing_is_written(tmp_path: P
     files = sorted((tmp_path / "out").rglob("*"))
     shown = said(spec)
     assert sorted((tmp_path / "out").rglob("*")) == files
-    assert re.search(r"input +1 rasters.*as listed by the first run", shown), shown
-    assert re.search(r"new +1 rasters", shown), shown
+    assert re.search(r"input +1 raster,.*as listed by the first run", shown), shown
+    assert re.search(r"new +1 raster,", shown), shown
     found = re.search(r"windows +(\d+) of 96x96", shown)
     assert found, shown
     after = run_job(spec, local=True, console=Console(quiet=True))["windows"]["count"]

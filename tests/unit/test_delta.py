@@ -75,7 +75,7 @@ def test_a_retried_shard_replaces_its_rows(tmp_path: Path) -> None:
     Ledger(store).commit(prepare(store, "0000-000001", revision=1))
     tables, said = publish(store, tmp_path / "lake")
     assert [(table.version, table.added, table.replaced) for table in tables] == [(1, 0, 1)] * 2
-    assert "1 retried shards replaced" in said
+    assert "1 retried shard replaced" in said
     for name, wanted in (("instances", Run(store).instances()), ("images", Run(store).images())):
         assert plain(pa.table(DeltaTable(str(tmp_path / "lake" / name)).to_pyarrow_table())) == plain(wanted)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from jobs.progress import RunProgress
 from jobs.report import print_report
 from jobs.tally import Tally
+from pipeline.nouns import many
 
 
 def test_a_rate_is_told_once_there_is_one() -> None:
@@ -23,6 +24,15 @@ def test_a_rate_is_told_once_there_is_one() -> None:
     tally.statuses["ok"] = 1
     progress.update(time.time() - 30)
     assert progress.line() == "3/3 images · 0.1 images/s · 0 instances · 2 corrupt"
+
+
+def test_one_thing_is_told_of_in_the_singular() -> None:
+    assert [many(count, "image") for count in (0, 1, 2, 2000)] == [
+        "0 images", "1 image", "2 images", "2,000 images"
+    ]  # fmt: skip
+    assert [many(2, noun) for noun in ("class", "batch", "box")] == ["2 classes", "2 batches", "2 boxes"]
+    tally = Tally(instances=1)
+    assert RunProgress(1, tally, Console(file=io.StringIO())).line() == "0/1 image · starting · 1 instance"
 
 
 def ended(*busy: float) -> str:

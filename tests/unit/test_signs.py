@@ -47,7 +47,7 @@ def test_a_shard_that_stands_still_is_told_once_in_a_while() -> None:
     assert times == [PATIENCE, PATIENCE + AGAIN, PATIENCE + 3 * AGAIN]
     (stall,) = watched_for(PATIENCE)
     assert (stall.sign.shard, stall.sign.worker, stall.seconds) == (SHARD.shard, "w", PATIENCE)
-    assert stall.sign.doing == "decode, 1 images decoding"
+    assert stall.sign.doing == "decode, 1 image decoding"
 
 
 def watched_for(seconds: float, *others: WorkerSign) -> list:

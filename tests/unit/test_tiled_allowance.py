@@ -52,7 +52,7 @@ def test_windows_that_fail_stop_the_job_and_a_higher_value_goes_on(place: Place)
         run(place, "10%")
     done = len(windows.revisions())
     assert 0 < done < 6
-    with pytest.raises(TooManyFailed, match="here 1 windows; nothing was run"):
+    with pytest.raises(TooManyFailed, match="here 1 window; nothing was run"):
         run(place, "10%")
     assert len(windows.revisions()) == done
     run(place, 1)

@@ -137,7 +137,7 @@ def test_mended_windows_are_done_again_and_their_rasters_stitched_anew(place: Pl
     assert "nothing was changed" in place.retry("corrupt", dry_run=True)
     mend(place.broken)
     told = place.retry("corrupt")
-    assert "windows in 1 shards ended corrupt" in told
+    assert "windows in 1 shard ended corrupt" in told
     assert place.revisions == (
         {"0000-000000": 1, "0000-000001": 0}, {"0000-000000": 1, "0000-000001": 0}
     )  # fmt: skip
@@ -207,5 +207,5 @@ def test_rasters_without_windows_are_told(tmp_path: Path) -> None:
     place = Place(tmp_path)
     place.run()
     told = place.retry("corrupt")
-    assert "1 rasters ended so by their headers" in told
+    assert "1 raster ended so by the header" in told
     assert "nothing to retry" in told

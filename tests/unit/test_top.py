@@ -135,14 +135,14 @@ def test_of_a_tiled_job_it_goes_on_from_windows_to_rasters(tmp_path: Path) -> No
     seen = Seen.of(job.store)
     seen.look()
     windows = job.plan.windows
-    assert f"windows, 0 of {windows.shards} shards" in shown(seen)
+    assert f"windows, 0 of {windows.shards} shard " in shown(seen)
     local(job.settings.of_windows(), windows.shard_ids())
     seen.look()
     assert seen.tally.images == windows.images
     assert not seen.complete, "they are to be stitched yet"
     seen.look()
     assert "windows" not in shown(seen)
-    assert "0 of 1 shards" in shown(seen)
+    assert "0 of 1 shard " in shown(seen)
     local(job.settings.of_stitching(), job.plan.shard_ids())
     seen.look()
     assert (seen.complete, seen.tally.images) == (True, 1)

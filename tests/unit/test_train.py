@@ -510,7 +510,7 @@ def test_labels_that_replace_others_are_told(scenes: Path, tmp_path: Path) -> No
     with pytest.raises(Refused, match=r"data\.train\.1\.replaces: true"):
         run(with_data(spec, train=sources[1]))
     _, said = run(with_data(spec_of(scenes, tmp_path / "both"), train=sources[1]))
-    assert f"2 images of {tmp_path}/new.json are in {scenes}/truth.json as well" in said
+    assert f"2 images of {tmp_path}/new.json also in {scenes}/truth.json" in said
     assert "on 5 images" in said
 
 
@@ -669,7 +669,7 @@ def test_images_that_are_measured_on_are_not_learned_from(scenes: Path, tmp_path
     val = truth_of(scenes, tmp_path / "val.json", first_only)
     spec = with_data(spec_of(scenes, tmp_path / "out"), val=val)
     _, said = run(spec)
-    assert "1 images of data.train are in data.val as well" in said
+    assert "1 image of data.train also in data.val" in said
     assert "on 2 images" in said
     with pytest.raises(SampleError, match="all of them are measured on"):
         run(with_data(spec_of(scenes, tmp_path / "none"), val=spec.data.train[0]))
