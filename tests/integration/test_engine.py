@@ -86,9 +86,21 @@ def test_rows_are_equal_on_every_engine_and_storage(
     }
 
 
+@pytest.fixture
+def many(images: Path, tmp_path: Path) -> Path:
+    """Ten times the good images: what comes upon a run's first result finds most of it undone."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for copy in range(10):
+        for path in images.rglob("0*.png"):
+            (folder / f"{copy}-{path.name}").hardlink_to(path)
+    return folder
+
+
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_worker_costs_nothing(images: Path, weights: Path, tmp_path: Path, reference: Job) -> None:
-    job = start(settings_of(str(images), weights, str(tmp_path / "out")))
+def test_a_killed_worker_costs_nothing(many: Path, weights: Path, tmp_path: Path) -> None:
+    job, undisturbed = (start(settings_of(str(many), weights, str(tmp_path / name))) for name in ("a", "b"))
+    run_local(undisturbed.settings, undisturbed.pending, on_result=lambda _: None)
     killed: list[int] = []
 
     def kill_the_first(result: ShardResult) -> None:
@@ -97,19 +109,14 @@ def test_a_killed_worker_costs_nothing(images: Path, weights: Path, tmp_path: Pa
             os.kill(killed[0], signal.SIGKILL)
 
     run(job.settings, job.pending, workers=1, on_result=kill_the_first)
-    assert_equal_rows(job, reference)
+    assert_equal_rows(job, undisturbed)
     assert len({commit.work.worker for commit in job.run.commits}) == 2
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_stopped_run_commits_what_is_in_work_and_leaves_the_rest(
-    images: Path, weights: Path, tmp_path: Path
+    many: Path, weights: Path, tmp_path: Path
 ) -> None:
-    many = tmp_path / "many"
-    many.mkdir()
-    for copy in range(10):
-        for path in images.rglob("0*.png"):
-            (many / f"{copy}-{path.name}").hardlink_to(path)
     job = start(settings_of(str(many), weights, str(tmp_path / "out")), shard_size=1)
     seen: list[ShardResult] = []
     run(job.settings, job.pending, workers=2, on_result=seen.append, stop=lambda: bool(seen))
