@@ -14,6 +14,8 @@ from jobs.train_files import SIGN_KEY
 from pipeline.progress import INTERVAL
 from pipeline.storage import Store, StoreError
 
+JOIN_SECONDS = 10.0
+"""How long the end waits for a sign that is being put, which would lie there after the training."""
 QUIET_SECONDS = 30.0
 """A group that gave no sign for so long has no worker at work: those give one every two seconds."""
 
@@ -30,7 +32,7 @@ def attendance(store: Store, said: Callable[[], Mapping[str, object]]) -> Iterat
         store.put(SIGN_KEY, json.dumps({**at, "time": time.time(), **said()}).encode())
 
     try:
-        with repeated(sign, INTERVAL, "attendance", patience=INTERVAL):
+        with repeated(sign, INTERVAL, "attendance", patience=JOIN_SECONDS):
             yield
     finally:
         with suppress(StoreError):

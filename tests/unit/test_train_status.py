@@ -269,6 +269,22 @@ def test_one_at_work_gives_signs_and_takes_them_away(store: Store, monkeypatch: 
     assert not any(thread.name == "attendance" for thread in threading.enumerate())
 
 
+def test_a_sign_on_its_way_at_the_end_is_gone_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attendance, "INTERVAL", 0.02)
+    begun, at_once = threading.Event(), Store.put
+
+    def slowly(self: Store, key: str, data: bytes) -> None:
+        begun.set()
+        time.sleep(0.3)
+        at_once(self, key, data)
+
+    monkeypatch.setattr(Store, "put", slowly)
+    with attendance.attendance(store, dict):
+        assert begun.wait(60)
+    assert not any(thread.name == "attendance" for thread in threading.enumerate())
+    assert SIGN_KEY not in {info.key for info in store.list()}
+
+
 def test_a_driver_hears_a_request_which_leaves_the_step_its_time(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
