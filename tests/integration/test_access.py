@@ -63,7 +63,9 @@ def process(folder: Path, lives: timedelta) -> str:
     (folder / "count").write_text("0")
     script = folder / "keys.sh"
     script.write_text(
-        f"n=$(($(cat {folder}/count) + 1)); echo $n > {folder}/count\n"
+        # By a move: two stores may run it at a time, and neither may find the file empty.
+        f"n=$(($(cat {folder}/count) + 1)); echo $n > {folder}/count.$$\n"
+        f"mv {folder}/count.$$ {folder}/count\n"
         f"ends=$(date -u -d '+{int(lives.total_seconds())} seconds' +%Y-%m-%dT%H:%M:%SZ)\n"
         'printf \'{"Version": 1, "AccessKeyId": "KEY%s", "SecretAccessKey": "s", "SessionToken": "t", '
         '"Expiration": "%s"}\' $n $ends\n'
