@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster import OBJECT_STORE_BYTES
+from tests.integration.local_ray import start_ray
 from tests.tiny import pictures, tiny_weights
 
 RAY_CPUS = 5
@@ -38,13 +38,7 @@ def ray_cluster(s3_endpoint: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        ray.init(
-            address="local",
-            num_cpus=RAY_CPUS,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
+        start_ray(RAY_CPUS, log_to_driver=False)
         yield
         ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

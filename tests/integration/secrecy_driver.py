@@ -11,12 +11,12 @@ from ray.experimental import internal_kv
 from jobs.check import load
 from jobs.errors import explain
 from jobs.segment import run_job
-from pipeline.cluster import OBJECT_STORE_BYTES
+from tests.integration.local_ray import start_ray
 
 
 def main() -> int:
     """Run the spec; the metadata goes to stdout."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
+    start_ray(2)
     try:
         run_job(load(Path(sys.argv[1])))
     except Exception as error:
