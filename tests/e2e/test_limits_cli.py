@@ -44,10 +44,10 @@ def test_a_run_that_takes_too_long_ends_in_good_order_and_tells(spec: Path) -> N
     with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as hook:
         threading.Thread(target=hook.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{hook.server_address[1]}/x"
-        done = condinst("run", spec, "--local", "--set", "timeout=3s", "--set", f"notify.webhook={url}")
+        done = condinst("run", spec, "--local", "--set", "timeout=1s", "--set", f"notify.webhook={url}")
         hook.shutdown()
     assert done.returncode == ExitCode.LIMIT, done.stderr
-    assert "the run took longer than timeout, 3 s" in done.stderr
+    assert "the run took longer than timeout, 1 s" in done.stderr
     assert "run the same command again" in done.stderr
     (message,) = told
     assert (message["job"], message["exit_code"]) == ("limited", ExitCode.LIMIT)

@@ -54,3 +54,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 24 small images, two of them broken. Not to be changed."""
     return pictures(tmp_path_factory.mktemp("images"), 22)
+
+
+@pytest.fixture
+def many(images: Path, tmp_path: Path) -> Path:
+    """Ten times the good images: what comes upon a run's first result finds most of it undone."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for copy in range(10):
+        for path in images.rglob("0*.png"):
+            (folder / f"{copy}-{path.name}").hardlink_to(path)
+    return folder

@@ -86,17 +86,6 @@ def test_rows_are_equal_on_every_engine_and_storage(
     }
 
 
-@pytest.fixture
-def many(images: Path, tmp_path: Path) -> Path:
-    """Ten times the good images: what comes upon a run's first result finds most of it undone."""
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for copy in range(10):
-        for path in images.rglob("0*.png"):
-            (folder / f"{copy}-{path.name}").hardlink_to(path)
-    return folder
-
-
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_worker_costs_nothing(many: Path, weights: Path, tmp_path: Path) -> None:
     job, undisturbed = (start(settings_of(str(many), weights, str(tmp_path / name))) for name in ("a", "b"))

@@ -20,6 +20,7 @@ import pytest
 from pipeline import tables
 from pipeline.engine import run_local
 from pipeline.ledger import FingerprintMismatch, Ledger
+from pipeline.manifest import InputSource
 from pipeline.storage import Store
 from tests.job import Job, settings_of, start
 
@@ -69,15 +70,16 @@ def actors_of(folder: str) -> list[Path]:
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.cluster)])
 def test_a_killed_driver_leaves_what_is_committed_and_the_next_does_the_rest(
     workers: int,
-    images: Path,
+    many: Path,
     weights: Path,
     tmp_path: Path,
     ray_folder: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reference = start(settings_of(str(images), weights, str(tmp_path / "reference")), shard_size=1)
+    source = InputSource(str(many), include=("[0-3]-*",))  # the kill must come before all are done
+    reference = start(settings_of(source, weights, str(tmp_path / "reference")), shard_size=1)
     finish(reference)
-    settings = settings_of(str(images), weights, str(tmp_path / "out"))
+    settings = settings_of(source, weights, str(tmp_path / "out"))
     (tmp_path / "settings").write_bytes(pickle.dumps(settings))
     monkeypatch.setenv("RAY_TMPDIR", ray_folder)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

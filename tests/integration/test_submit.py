@@ -102,9 +102,9 @@ def test_two_submitters_at_a_time_start_one_job(cluster: Nodes, tmp_path: Path) 
 
 def test_cancelled_and_killed_jobs_resume(cluster: Nodes, tmp_path: Path) -> None:
     spec = spec_of(tmp_path, "slow", shards={"images": 1}, workers={"count": 1})
-    one, images = next((tmp_path / "photos").rglob("*.png")), 400
+    one, images = next((tmp_path / "photos").rglob("*.png")), 1500
     for number in range(images - IMAGES):
-        os.link(one, tmp_path / "photos" / f"more-{number:03}.png")
+        os.link(one, tmp_path / "photos" / f"more-{number:04}.png")
     output, address = tmp_path / "out-slow", ("--address", cluster.address)
     assert condinst(cluster, "submit", spec, "--detach", *address)[0] == 0
     wait_for_commits(output, 1)
