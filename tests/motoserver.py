@@ -6,13 +6,14 @@ in between: two then create one object, which no real service allows.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,11 +28,14 @@ def moto_server(log: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[str]:
 
     Raises RuntimeError when it does not start.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(Path(__file__).resolve()), "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        port, inherited = listening.getsockname()[1], listening.fileno()
+        command = [sys.executable, str(Path(__file__).resolve()), "-H", "127.0.0.1", "-p", str(port)]
+        # As werkzeug hands a socket to the process that it starts anew: nobody can take the port in between.
+        environment = {**os.environ, "WERKZEUG_RUN_MAIN": "true", "WERKZEUG_SERVER_FD": str(inherited)}
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, pass_fds=[inherited])
     try:
         _wait(port)
         yield f"http://127.0.0.1:{port}"
@@ -41,13 +45,14 @@ def moto_server(log: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[str]:
 
 
 def _wait(port: int) -> None:
-    until = time.monotonic() + SECONDS
-    while time.monotonic() < until:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise RuntimeError("moto's server did not start")
+    asking = HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    try:
+        asking.request("GET", "/moto-api/")
+        asking.getresponse()
+    except OSError as error:
+        raise RuntimeError("moto's server did not start") from error
+    finally:
+        asking.close()
 
 
 def _serve() -> None:
