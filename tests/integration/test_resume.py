@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pipeline.engine import run_local
 from pipeline.ledger import FingerprintMismatch, Ledger
 from pipeline.manifest import InputSource
 from pipeline.storage import Store
+from tests.integration.local_ray import ray_processes
 from tests.job import Job, settings_of, start
 
 WRITES = ("put", "create", "copy", "delete")
@@ -56,17 +56,6 @@ def ray_folder() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def actors_of(folder: str) -> list[Path]:
-    """Processes of the workers of the Ray that lives in this folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended
-            ours = f"RAY_TMPDIR={folder}".encode() in (process / "environ").read_bytes().split(b"\0")
-            if ours and b"MapWorker" in (process / "cmdline").read_bytes():
-                found.append(process)
-    return found
-
-
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.cluster)])
 def test_a_killed_driver_leaves_what_is_committed_and_the_next_does_the_rest(
     workers: int,
@@ -89,7 +78,7 @@ def test_a_killed_driver_leaves_what_is_committed_and_the_next_does_the_rest(
     wait_for(lambda: len(list(commits.glob("*.json"))) >= 3 or driver.poll() is not None)
     driver.send_signal(signal.SIGKILL)
     assert driver.wait() == -signal.SIGKILL
-    wait_for(lambda: not actors_of(ray_folder))  # its workers die with it
+    wait_for(lambda: not ray_processes(ray_folder, "MapWorker"))  # its workers die with it
 
     job = start(settings, shard_size=1)
     before = {commit.shard: commit.attempt for commit in job.run.commits}
