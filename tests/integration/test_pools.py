@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 def many(folder: Path, number: int) -> Path:
     folder.mkdir()
     for at in range(number):
-        (folder / f"{at:03}.png").write_bytes(encoded(picture(at, 48 + 16 * (at % 3), 64)))
+        (folder / f"{at:04}.png").write_bytes(encoded(picture(at, 48 + 16 * (at % 3), 64)))
     return folder
 
 
@@ -34,7 +34,7 @@ def test_a_pool_begins_with_what_there_is_room_for_and_grows(weights: Path, tmp_
 
     holder = Holder.remote()
     assert ray.get(holder.ready.remote())
-    job = start(settings_of(str(many(tmp_path / "in", 300)), weights, str(tmp_path / "out")), shard_size=1)
+    job = start(settings_of(str(many(tmp_path / "in", 1000)), weights, str(tmp_path / "out")), shard_size=1)
     results: list[ShardResult] = []
 
     def on_result(result: ShardResult) -> None:
