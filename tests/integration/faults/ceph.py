@@ -33,6 +33,8 @@ PROGRAMS = (
 PATIENCE = 180.0
 """Seconds each daemon gets to answer, on a machine that does other things too."""
 
+TRIES = 2
+
 _CONF = """
 [global]
 fsid = {fsid}
@@ -94,10 +96,25 @@ def missing() -> str | None:
 @contextmanager
 def ceph() -> Iterator[Service]:
     """A gateway with one user; it and what it holds are gone afterwards. Takes some 15 s to start."""
-    folder = Path(tempfile.mkdtemp(prefix="ceph-", dir="/tmp"))
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield _Cluster(folder, stack).start()
+        yield _started(stack)
+
+
+def _started(stack: ExitStack) -> Service:
+    """Start one, again at other ports where one of its own was taken in between."""
+    for left in reversed(range(TRIES)):
+        with ExitStack() as own:
+            folder = Path(tempfile.mkdtemp(prefix="ceph-", dir="/tmp"))
+            own.callback(shutil.rmtree, folder, ignore_errors=True)
+            try:
+                service = _Cluster(folder, own).start()
+            except (RuntimeError, subprocess.SubprocessError):
+                if not left:
+                    raise
+            else:
+                stack.push(own.pop_all())
+                return service
+    raise AssertionError("unreachable")
 
 
 class _Cluster:
