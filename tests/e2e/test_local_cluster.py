@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import ExitCode
+from tests.integration.nodes import free_ports
 from tests.tiny import pictures, tiny_weights
 
 pytestmark = pytest.mark.cluster
@@ -29,12 +29,6 @@ print(json.dumps([node["Resources"].get("CPU") for node in ray.nodes() if node["
 """
 
 
-def free_port() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return str(taken.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
     """The environment that reaches a cluster of a head and two nodes."""
@@ -42,14 +36,10 @@ def cluster() -> Iterator[dict[str, str]]:
     own = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "CLUSTER": f"{folder}/c",
-        "PORT": free_port(),
-        "DASHBOARD_PORT": free_port(),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     try:
-        up = subprocess.run(
-            [SCRIPT, "up", "2"], env=own, capture_output=True, text=True, timeout=580, check=False
-        )
+        up = started(own)
         assert up.returncode == 0, up.stderr
         said = subprocess.run([SCRIPT, "env"], env=own, capture_output=True, text=True, check=True).stdout
         pairs = [
@@ -60,6 +50,19 @@ def cluster() -> Iterator[dict[str, str]]:
         subprocess.run([SCRIPT, "down"], env=own, timeout=200, check=True)
         shutil.rmtree(folder)
     assert not [line for line in processes() if f"{folder}/c" in line]
+
+
+def started(own: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Bring the cluster up; once more, at other ports, where one was taken in between. Fills `own`."""
+    for _ in range(2):
+        own["PORT"], own["DASHBOARD_PORT"] = map(str, free_ports(2))
+        up = subprocess.run(
+            [SCRIPT, "up", "2"], env=own, capture_output=True, text=True, timeout=280, check=False
+        )
+        if up.returncode == 0:
+            break
+        subprocess.run([SCRIPT, "down"], env=own, timeout=200, check=True)
+    return up
 
 
 def processes() -> list[str]:

@@ -21,6 +21,8 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 180
 TRIES = 3
+COMMON = ("--object-store-memory", str(80 * 2**20), "--disable-usage-stats", "--block")
+HEAD_PORTS = ("--port", "--dashboard-port", "--metrics-export-port", "--ray-client-server-port")
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,15 @@ def nodes(workers: int = 2, cpus: int = 2) -> Iterator[Nodes]:
         "RAY_TMPDIR": str(folder),
         "OMP_NUM_THREADS": "1",
     }
-    gcs, dashboard, client, metrics, *agents = free_ports(5 + workers)
-    common = ["--object-store-memory", str(80 * 2**20), "--disable-usage-stats", "--block"]
-    head = ["--head", "--port", str(gcs), "--dashboard-port", str(dashboard), "--num-cpus", "1"]
-    head += ["--ray-client-server-port", str(client), "--metrics-export-port", str(metrics)]
-    joined = ["--address", f"127.0.0.1:{gcs}", "--num-cpus", str(cpus)]
     started: list[subprocess.Popen[bytes]] = []
     try:
         # One after another: two that start at a time on one machine choose the same ports.
-        for arguments, agent in zip((head, *[joined] * workers), agents, strict=True):
-            # Its own port, too: a node whose agent finds its port taken, by another cluster, takes no jobs.
-            own = ["--dashboard-agent-listen-port", str(agent)]
-            started.append(_join(folder, environment, [*arguments, *own, *common]))
+        head, ports = _join(folder, environment, ["--head", "--num-cpus", "1"], *HEAD_PORTS)
+        started.append(head)
+        gcs, dashboard, metrics, *_ = ports
+        for _ in range(workers):
+            joined = ["--address", f"127.0.0.1:{gcs}", "--num-cpus", str(cpus)]
+            started.append(_join(folder, environment, joined)[0])
         yield Nodes(f"http://127.0.0.1:{dashboard}", environment, f"http://127.0.0.1:{metrics}/metrics")
     finally:
         for process in started:
@@ -95,16 +94,25 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _join(folder: Path, environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Start a node, and again where Ray's own half minute was too short for a busy machine."""
+def _join(
+    folder: Path, environment: dict[str, str], arguments: list[str], *named: str
+) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """Start a node with free ports for these options and its agent; returns the ports too.
+
+    Again, at others, where one was taken in between, or Ray's own half minute too short for a busy machine.
+    """
     said = ""
     for number in range(TRIES):
         log = folder / f"start-{len(list(folder.glob('start-*')))}-{number}.log"
+        # A node whose agent finds its port taken, by another cluster, takes no jobs.
+        options = (*named, "--dashboard-agent-listen-port")
+        ports = free_ports(len(options))
+        chosen = [word for option, port in zip(options, ports, strict=True) for word in (option, str(port))]
         with log.open("wb") as out:
-            command = [BIN / "ray", "start", *arguments]
+            command = [BIN / "ray", "start", *arguments, *chosen, *COMMON]
             process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
         if _runs(process, log):
-            return process
+            return process, ports
         said = log.read_text()[-2000:]
         end(process)
     raise RuntimeError(f"a node did not start: {said}")
