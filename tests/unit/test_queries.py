@@ -84,7 +84,8 @@ def test_the_notebook_asks_the_same_and_runs(folder: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     work = folder / "work"
     work.mkdir(exist_ok=True)
-    done = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(work)}}).execute()
+    patience = {"timeout": 600, "startup_timeout": 600, "iopub_timeout": 60}
+    done = NotebookClient(notebook, resources={"metadata": {"path": str(work)}}, **patience).execute()
     last = done.cells[-1]["outputs"]
     assert any(output.get("data", {}).get("text/plain") == "True" for output in last)
 
