@@ -208,7 +208,7 @@ def test_a_prefetch_that_is_closed_leaves_no_thread_behind() -> None:
     stream = prefetch(count())
     assert next(stream) == 0
     stream.close()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_float16_scales_the_loss_and_goes_on_from_its_state() -> None:
