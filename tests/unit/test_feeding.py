@@ -86,6 +86,9 @@ def test_no_more_bytes_are_held_than_allowed(refs: list[ImageRef]) -> None:
         stream = made.stream(refs, Clock())
         for _ in range(10):
             next(stream)
+        deadline = time.monotonic() + 60
+        while inputs.fetched <= 10 and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert 10 < settled(inputs) <= 16
 
 
