@@ -84,12 +84,15 @@ def cut_short(request: Handler) -> None:
     request.send(200, b"da", length=100)
 
 
+class _Http(ThreadingHTTPServer):
+    request_queue_size = 128  # before it listens
+
+
 @contextmanager
 def serving() -> Iterator[Server]:
     """The service, for the time of a block."""
     script = Server()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
-    http.request_queue_size = 128
+    http = _Http(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
     script.port = http.server_port
     threading.Thread(target=http.serve_forever, daemon=True).start()
     try:
