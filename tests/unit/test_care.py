@@ -148,11 +148,11 @@ def test_an_image_that_never_decodes_costs_itself(
         return (poisoned("hang holding the GIL") if ref.image_id == DEADLY else data), etag
 
     monkeypatch.setattr(Inputs, "fetch", hanging)
-    slow = replace(job, settings=replace(job.settings, limits=DecodeLimits(seconds=3)))
+    slow = replace(job, settings=replace(job.settings, limits=DecodeLimits(seconds=5)))
     die(slow, FIRST)
     die(slow, FIRST)
     process(slow, FIRST, SECOND)
-    assert row(slow, DEADLY)["error"] == "decoding did not end within 3 s"
+    assert row(slow, DEADLY)["error"] == "decoding did not end within 5 s"
     assert rows(slow, FIRST, without=DEADLY) == rows(undisturbed, FIRST, without=DEADLY)
 
 
