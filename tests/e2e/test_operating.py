@@ -168,26 +168,36 @@ def until(condition: Callable[[], object], seconds: float = 200) -> None:
         time.sleep(0.01)
 
 
+def copied(complete: Path, folder: Path, copies: int) -> Path:
+    """A folder with so many times the good images, and the weights."""
+    (folder / "photos").mkdir()
+    for copy in range(copies):
+        for path in (complete / "photos").rglob("0*.png"):
+            (folder / "photos" / f"{copy:03d}-{path.name}").hardlink_to(path)
+    shutil.copy(complete / "tiny-0.safetensors", folder)
+    return folder
+
+
 @pytest.fixture
 def many(complete: Path, tmp_path: Path) -> Path:
     """So many images that a run takes a while."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for copy in range(160):
-        for path in (complete / "photos").rglob("0*.png"):
-            (folder / f"{copy:03d}-{path.name}").hardlink_to(path)
-    shutil.copy(complete / "tiny-0.safetensors", tmp_path)
-    return tmp_path
+    return copied(complete, tmp_path, 160)
 
 
-def test_cancel_from_another_process(many: Path) -> None:
-    spec, output = write_spec(many, shards={"images": 16}), many / "out"
+@pytest.fixture
+def lots(complete: Path, tmp_path: Path) -> Path:
+    """So many that a run takes longer than a request to cancel, which is looked for every five seconds."""
+    return copied(complete, tmp_path, 640)
+
+
+def test_cancel_from_another_process(lots: Path) -> None:
+    spec, output = write_spec(lots, shards={"images": 16}), lots / "out"
     assert run("cancel", output)[0] == 2, "no job yet"
     driver = subprocess.Popen(
-        [COMMAND, "run", spec, "--local"], cwd=many, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [COMMAND, "run", spec, "--local"], cwd=lots, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until(lambda: any((output / "commits").glob("*.json")))
-    code, out, err = run("cancel", spec, cwd=many)
+    code, out, err = run("cancel", spec, cwd=lots)
     assert code == 0, err
     assert "cancel requested" in out
     out, err = driver.communicate(timeout=300)
@@ -198,7 +208,7 @@ def test_cancel_from_another_process(many: Path) -> None:
     assert "cancel requested" in out
     assert "not complete" in out
     done = len(commits(output))
-    again = subprocess.Popen([COMMAND, "run", spec, "--local"], cwd=many, stdout=subprocess.DEVNULL)
+    again = subprocess.Popen([COMMAND, "run", spec, "--local"], cwd=lots, stdout=subprocess.DEVNULL)
     until(lambda: len(commits(output)) > done)
     assert not (output / "_cancel").exists()
     again.kill()
