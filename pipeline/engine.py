@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -38,7 +39,10 @@ FAILURES = 10
 """Shards in a row that may fail before a run is given up; half as many a worker where that is more."""
 
 JOIN_SECONDS = 5.0
-"""How long the end of a run waits for a request that tells its workers to stop."""
+"""How long a run's end waits for a request that tells its workers to stop, and for Ray Data's threads."""
+
+READER = "iter_threaded"
+"""Ray Data's name of the threads behind `iter_batches`, which itself does not wait for them."""
 
 STOP_LOOK = 0.25
 """Seconds between two looks at whether the run is to stop, and between two tries to tell its workers."""
@@ -130,6 +134,7 @@ def run(
         finally:
             metrics.end()
             results.close()
+            _join_readers()
             clear_progress(store, filter(None, seen))
 
 
@@ -269,6 +274,14 @@ def _results(
     for batch in reports.iter_batches(batch_size=None, prefetch_batches=0):
         for report in batch["result"]:
             yield ShardResult.from_json(str(report))
+
+
+def _join_readers() -> None:
+    """Wait for Ray Data's threads: one that asks Ray for anything after its shutdown ends the process."""
+    deadline = time.monotonic() + JOIN_SECONDS
+    for thread in threading.enumerate():
+        if thread.name == READER:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _blocks(shards: Sequence[str]) -> Dataset:

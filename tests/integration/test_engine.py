@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from pipeline.engine import ClusterTooSmall, run, run_local
+from pipeline.engine import READER, ClusterTooSmall, run, run_local
 from pipeline.results import ShardResult
 from pipeline.retry import Retry
 from pipeline.verify import Outcome, verify
@@ -109,6 +110,7 @@ def test_a_stopped_run_commits_what_is_in_work_and_leaves_the_rest(
     job = start(settings_of(str(many), weights, str(tmp_path / "out")), shard_size=1)
     seen: list[ShardResult] = []
     run(job.settings, job.pending, workers=2, on_result=seen.append, stop=lambda: bool(seen))
+    assert READER not in {thread.name for thread in threading.enumerate()}, "it would outlive Ray"
     assert [result.error for result in seen] == [None] * len(seen)
     done = {commit.shard for commit in job.run.commits}
     assert {result.shard for result in seen} == done, "nothing that was begun is dropped, or not told"
