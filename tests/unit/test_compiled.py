@@ -92,6 +92,27 @@ def test_what_does_not_compile_is_computed_as_it_is_and_told_once() -> None:
         compiled(torch.ones(2, 5))
 
 
+def test_what_computes_something_else_is_not_used_and_told_once() -> None:
+    """As torch 2.13 does where ATEN_CPU_CAPABILITY names less than the processor has."""
+    compiled, batch = Compiled(smooth, CPU), torch.randn(3, 3, 8, 8)
+    right = compiled._compiled
+    calls = []
+
+    def wrong(x: Tensor) -> list[Tensor]:
+        calls.append(x)
+        return [right(x)[0], right(x)[1] + 1]
+
+    compiled._compiled = wrong
+    with pytest.warns(UserWarning, match="what was compiled computes something else"):
+        found = compiled(batch)
+    for one, plain in zip(found, smooth(batch), strict=True):
+        assert torch.equal(one, plain)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(compiled(batch)[1], smooth(batch)[1])
+    assert len(calls) == 1
+
+
 def test_without_a_compiler_it_says_what_to_do() -> None:
     with (
         inductor.patch({"cpp.cxx": (None, "/nowhere/g++"), "force_disable_caches": True}),
