@@ -11,6 +11,7 @@ from jobs import structured
 from jobs.allowance import bad, examples
 from jobs.progress import GOOD
 from pipeline.ledger import Ledger
+from pipeline.nouns import many
 
 
 def tell_cautions(console: Console, ledger: Ledger, accounts: dict[str, Any]) -> None:
@@ -21,14 +22,10 @@ def tell_cautions(console: Console, ledger: Ledger, accounts: dict[str, Any]) ->
 
 def _lost(ledger: Ledger, accounts: dict[str, Any]) -> list[str]:
     statuses = {status: n for status, n in accounts["statuses"].items() if n and status not in GOOD}
-    lost = bad(statuses)
+    lost, planned = bad(statuses), accounts["images"]
     if not lost:
         return []
-    share = (
-        "no input was"
-        if lost == accounts["images"]
-        else f"{lost:,} of {accounts['images']:,} inputs were not"
-    )
+    share = "no input was" if lost == planned else f"{lost:,} of {planned:,} inputs were not"
     return [f"{share} segmented, such as {'; '.join(examples(ledger, statuses))}"]
 
 
@@ -36,11 +33,9 @@ def capped(count: int, windows: bool) -> list[str]:
     """In words that so many images, or windows, hold all that a model may find in one; nothing for none."""
     if not count:
         return []
-    what = ("window" if windows else "image") + ("s" if count > 1 else "")
-    remedy = (
-        "raise model.max_instances, or make tiling.size smaller" if windows else "raise model.max_instances"
-    )
+    what = many(count, "window" if windows else "image")
+    remedy = "raise it" + ", or make tiling.size smaller" * windows
     return [
-        f"{count:,} {what} held as many instances as model.max_instances allows, so that the weakest may be "
+        f"{what} held as many instances as model.max_instances allows, so that the weakest may be "
         f"missing: {remedy} (column `capped` of images)"
     ]

@@ -50,9 +50,14 @@ def confusion(request: Request, console: Console | None = None) -> Confusion:
     truth = read_truth(request.truth, request.store)
     run = open_run(request.output, request.store)
     names = [category["name"] for category in truth.dataset["categories"]]
-    categories = Categories(truth, parse_renames(request.rename), class_agnostic=None)
-    counted = count_confusion(run, truth, request.min_score, request.iou, categories)
-    said = _said(request, run, truth, counted, names)
+    renames = parse_renames(request.rename)
+    categories = Categories(truth, renames, class_agnostic=None)
+    counted = count_confusion(run, truth, request.min_score, request.iou, renames)
+    found = {name for _, name in counted.cells} - {NOTHING}
+    foreign = sorted(found - set(names))
+    if foreign and not found & set(names):
+        categories.id_of(foreign[0])  # raises: nothing could be right
+    said = _said(request, run, truth, counted, [*names, *foreign])
     try:
         with whole_folder(place_of(str(request.to), request.store)) as folder:
             (folder / "confusion.json").write_text(json.dumps(said, indent=2) + "\n")
@@ -67,7 +72,10 @@ def confusion(request: Request, console: Console | None = None) -> Confusion:
         f"{request.to}/confusion.html, {request.to}/confusion.json"
     )
     console.print(escape(text), highlight=False, soft_wrap=True)
-    for note in lacking(counted.there, truth):
+    notes = lacking(counted.there, truth)
+    if foreign:
+        notes.append(f"the truth has no category {', '.join(foreign)}: found wrongly, or to be renamed")
+    for note in notes:
         console.print(f"note: {escape(note)}", style="yellow", highlight=False, soft_wrap=True)
     return counted
 

@@ -15,7 +15,6 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from condinst import rle
-from jobs.categories import Categories
 from jobs.from_tables import images_in_both
 from jobs.truth import has_masks
 from pipeline.export.selection import Selection, parts
@@ -78,12 +77,14 @@ class Confusion:
         return self.cells[name, name], there, found
 
 
-def count_confusion(run: Run, truth: COCO, min_score: float, iou: float, categories: Categories) -> Confusion:
+def count_confusion(
+    run: Run, truth: COCO, min_score: float, iou: float, renames: Mapping[str, str]
+) -> Confusion:
     """Match the run's instances of `min_score` or more with the truth's, and count them by both classes.
 
     Of one image, by the IoU of their masks (of their boxes where the truth has no masks), from `iou` on,
-    whatever their class; `categories` says what a class counts as. Crowd regions match, and count nowhere.
-    Raises JobError where the run and the truth share no image, and for a class that the truth lacks.
+    whatever their class; `renames` says what a class counts as. Crowd regions match, and count nowhere.
+    Raises JobError where the run and the truth share no image.
     """
     images = images_in_both(run, truth)
     masks = has_masks(truth)
@@ -97,7 +98,7 @@ def count_confusion(run: Run, truth: COCO, min_score: float, iou: float, categor
                 rows = part.instances.slice(some.start, some.stop - some.start)
                 here = {**listed[at], "height": image["height"], "width": image["width"]}
                 annotations = [truth.anns[n] for n in truth.getAnnIds(imgIds=[image["id"]])]
-                _count_image(counted, here, annotations, rows, truth, categories, masks, iou)
+                _count_image(counted, here, annotations, rows, truth, renames, masks, iou)
     _count_unseen(counted, run, truth, images)
     return counted
 
@@ -108,7 +109,7 @@ def _count_image(
     annotations: Sequence[Mapping[str, Any]],
     rows: pa.Table,
     truth: COCO,
-    categories: Categories,
+    renames: Mapping[str, str],
     masks: bool,
     iou: float,
 ) -> None:
@@ -118,7 +119,7 @@ def _count_image(
     pairs = match(overlaps(true, shapes), iou)
     found = rows.to_pylist()
     named = [truth.cats[a["category_id"]]["name"] for a in annotations]
-    as_found = [truth.cats[categories.id_of(row["category"])]["name"] for row in found]
+    as_found = [renames.get(row["category"], row["category"]) for row in found]
     counted.images += 1
     for t, f, _ in pairs:
         if not annotations[t].get("iscrowd"):

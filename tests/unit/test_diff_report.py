@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -230,20 +229,31 @@ def test_confusion_counts_what_is_taken_for_what(run: Run, tmp_path: Path, boxes
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
 
 
-def test_a_found_class_that_the_truth_lacks_is_refused_unless_it_counts_as_another(
-    run: Run, tmp_path: Path
-) -> None:
+def test_found_classes_that_the_truth_lacks_have_a_column_and_a_note(run: Run, tmp_path: Path) -> None:
     said = truth_of(run, tmp_path / "truth.json")
     said["categories"] = [{**c, "name": c["name"].replace("roof", "house")} for c in said["categories"]]
     (tmp_path / "truth.json").write_text(json.dumps(said))
+    for renames, column in (((), "roof"), (("roof=house",), "house")):
+        to, console = tmp_path / f"c-{column}", Console(file=io.StringIO(), width=200)
+        request = confusions.Request(
+            run.store.uri, str(tmp_path / "truth.json"), to, min_score=0, rename=renames
+        )
+        confusions.confusion(request, console)
+        matrix = json.loads((to / "confusion.json").read_text())["matrix"]
+        assert matrix["house"][column] > 0
+        assert ("roof" in matrix["plant"]) == (column == "roof")
+        told = console.file.getvalue()  # type: ignore[attr-defined]
+        assert ("note: the truth has no category roof" in told) == (column == "roof")
+
+
+def test_a_truth_of_other_classes_alone_is_refused(run: Run, tmp_path: Path) -> None:
+    said = truth_of(run, tmp_path / "truth.json")
+    said["categories"] = [{**c, "name": f"no {c['name']}"} for c in said["categories"]]
+    (tmp_path / "truth.json").write_text(json.dumps(said))
     request = confusions.Request(run.store.uri, str(tmp_path / "truth.json"), tmp_path / "c", min_score=0)
-    with pytest.raises(JobError, match=r"class 'roof' is not among .* with --rename 'roof=\.\.\.'$"):
+    with pytest.raises(JobError, match=r"class 'plant' is not among .* with --rename 'plant=\.\.\.'$"):
         confusions.confusion(request, Console(file=io.StringIO()))
     assert not (tmp_path / "c").exists()
-    confusions.confusion(replace(request, rename=("roof=house",)), Console(file=io.StringIO()))
-    matrix = json.loads((tmp_path / "c" / "confusion.json").read_text())["matrix"]
-    assert matrix["house"]["house"] > 0
-    assert "roof" not in matrix["plant"]
 
 
 def test_what_does_not_do_is_said(run: Run, tmp_path: Path) -> None:
