@@ -14,7 +14,7 @@ from jobs.conventions import JobSpec
 from jobs.errors import Refused, naming
 from jobs.report import versions
 from jobs.resolve import absolute
-from jobs.train_files import JOB_KEY, has, standing
+from jobs.train_files import JOB_KEY, LAST_WEIGHTS, has, standing
 from jobs.train_spec import ExamSection, SourceSection, TrainSpec
 from pipeline.checkpoint_keys import FOLDER as CHECKPOINTS
 from pipeline.ledger import JOB_KEY as SEGMENT_KEY
@@ -159,8 +159,11 @@ def _compare(store: Store, record: Mapping[str, Any], settings: Mapping[str, obj
         return
     differing = difference(before, settings) if before else []
     listed = "".join(f"\n  {line}" for line in differing) or "\n  (its settings are not recorded there)"
-    kept = any(True for _ in store.list(CHECKPOINTS))
-    more = "" if kept else f" It has kept nothing yet: {store.uri} can be deleted to start anew."
+    more = ""
+    if has(store, LAST_WEIGHTS):
+        more = f" What it has learned so far is to start from: model.weights: {store.join(LAST_WEIGHTS)}"
+    elif not any(True for _ in store.list(CHECKPOINTS)):
+        more = f" It has kept nothing yet: {store.uri} can be deleted to start anew."
     raise Refused(
         f"{store.uri} holds a training of another spec, and one output holds one training:{listed}\n"
         "Name another output, or go back to the settings on the left." + more
