@@ -404,8 +404,8 @@ class SegmentSpec(JobSpec):
         description="Whether workers compile the model's convolutions (`torch.compile`), after some seconds "
         "to a minute for each padded size of images that a worker first meets: for long jobs of few sizes on "
         "GPUs, tiled ones above all; on processors it gains little ([figures](benchmarks.md)). Needs a C++ "
-        "compiler where workers run, on GPUs Triton too; a size that does not compile, or that compiled comes "
-        "to something else, is computed as it is. On a GPU, what is done anew may then differ by rounding.",
+        "compiler where workers run, on GPUs Triton too; a size that does not compile, or compiled comes to "
+        "something else, is computed as it is. On a GPU, what is done anew may then differ by rounding.",
     )
 
     @model_validator(mode="after")
