@@ -61,6 +61,7 @@ def test_a_pool_larger_than_this_machine_is_told_of(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("pipeline.cluster._initialized", lambda: False)  # other tests' Ray is in this process
     found = crowding(workers, cpus)
     assert found is None if said is None else re.fullmatch(said, found or "")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")

@@ -85,6 +85,7 @@ def test_workers_beyond_this_machines_cores_are_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("pipeline.cluster._initialized", lambda: False)  # other tests' Ray is in this process
     tiny_weights(tmp_path)
     (tmp_path / "in").mkdir()
     write_raster(tmp_path / "in" / "a.tif", terrain(3, 960, 960))
