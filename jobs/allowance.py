@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -83,11 +83,17 @@ def too_many(ledger: Ledger, allowance: Allowance, tally: Tally, remedy: str) ->
     return TooManyFailed("\n".join(lines))
 
 
-def examples(ledger: Ledger, statuses: Iterable[str]) -> list[str]:
-    """Some inputs with what happened to them: of each status first, then more of them."""
+def examples(ledger: Ledger, statuses: Mapping[str, int]) -> list[str]:
+    """Some inputs with what happened to them: of each status first, then more of them.
+
+    `statuses` says how many ended so; no more records are read than the examples need.
+    """
     by_status: dict[str, list[str]] = {status: [] for status in statuses}
     for commit in ledger.records():
-        if any(commit.counts.get(s) and len(found) < EXAMPLES for s, found in by_status.items()):
+        lacking = [s for s, found in by_status.items() if len(found) < min(EXAMPLES, statuses.get(s, 0))]
+        if not lacking:
+            break
+        if any(commit.counts.get(status) for status in lacking):
             for status, words in _bad_rows(ledger, commit):
                 by_status.setdefault(status, []).append(words)
     rounds = (found[at] for at in range(EXAMPLES) for found in by_status.values() if at < len(found))
