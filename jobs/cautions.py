@@ -10,12 +10,13 @@ from rich.console import Console
 from jobs import structured
 from jobs.allowance import bad, examples
 from jobs.progress import GOOD
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, LedgerError
 from pipeline.nouns import many
+from pipeline.storage import StoreError
 
 
 def tell_cautions(console: Console, ledger: Ledger, accounts: dict[str, Any]) -> None:
-    """Print what the summary gives cause for. Raises StoreError, LedgerError where rows cannot be read."""
+    """Print what the summary gives cause for."""
     for text in [*_lost(ledger, accounts), *capped(accounts["capped"], "windows" in accounts)]:
         structured.warn(console, text)
 
@@ -26,7 +27,11 @@ def _lost(ledger: Ledger, accounts: dict[str, Any]) -> list[str]:
     if not lost:
         return []
     share = "no input was" if lost == planned else f"{lost:,} of {planned:,} inputs were not"
-    return [f"{share} segmented, such as {'; '.join(examples(ledger, statuses))}"]
+    try:
+        named = "; ".join(examples(ledger, statuses))
+    except (StoreError, LedgerError):  # the job is done all the same
+        return [f"{share} segmented"]
+    return [f"{share} segmented, such as {named}"]
 
 
 def capped(count: int, windows: bool) -> list[str]:

@@ -21,10 +21,11 @@ from condinst.coco_truth import ImageTruth
 from condinst.evaluate import Kind, load_truth
 from jobs.counting import counted
 from jobs.errors import JobError
-from jobs.predictions import AHEAD, ahead, predictions
+from jobs.predictions import AHEAD, predictions
 from jobs.resolve import options_of
 from jobs.train_spec import ExamSection
 from jobs.truth import has_masks, read_truth
+from pipeline.ahead import ahead
 from pipeline.badimages import BadImages
 from pipeline.pixels import Rgb
 from pipeline.samples import SampleError, Samples, read_labelled

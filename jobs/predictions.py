@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from numpy.typing import NDArray
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.console import Console
 from condinst import CondInst, DetectConfig
 from condinst.evaluate import to_results
 from jobs.counting import counted
+from pipeline.ahead import ahead
 from pipeline.rows import visible
 from pipeline.samples import read_labelled
 from pipeline.storage import Store
@@ -21,9 +21,6 @@ from pipeline.storage import Store
 DECODERS = 2
 AHEAD = 8
 """Images decoded before the model asks for them."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def predictions(
@@ -52,20 +49,3 @@ def predictions(
             for (image, pixels), instances in zip(chunk, found, strict=True):
                 size = (pixels.shape[0], pixels.shape[1])
                 yield from to_results(image["id"], visible(instances), size, category_ids)
-
-
-def ahead(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], depth: int
-) -> Iterator[R]:
-    """`function` of each item, in order, at most `depth` of them computed before they are asked for."""
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()

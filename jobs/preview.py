@@ -62,7 +62,7 @@ def preview(
         ahead = _say_rasters(table, spec, settings, ledger, plans)
     table.add_row("workers", _workers(spec, ahead.shards))
     if note := crowding_note(spec.workers, max(ahead.shards, ahead.rasters)):
-        table.add_row("[yellow]note[/]", note)
+        table.add_row("[yellow]note[/]", f"run without a cluster, {note}")
     model = f"{spec.model.weights}, sha256 {settings.model_digest[:12]}, {settings.precision}"
     table.add_row("model", escape(model))
     table.add_row("output", escape(store.uri))

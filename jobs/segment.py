@@ -263,7 +263,7 @@ def _complete_already(
     ledger: Ledger, plans: Sequence[Plan], job: dict[str, object], console: Console
 ) -> dict[str, Any]:
     try:
-        accounts: dict[str, Any] = json.loads(ledger.store.get(SUMMARY_KEY))
+        accounts: dict[str, Any] = {"capped": 0, **json.loads(ledger.store.get(SUMMARY_KEY))}
         # A run that did the last shards may have died before it wrote their summary.
         if accounts["images"] != sum(plan.images for plan in plans):
             raise KeyError

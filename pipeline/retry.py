@@ -134,6 +134,9 @@ def taken_over(standing: Tables, redone: Tables) -> dict[str, pa.Table]:
 
 def _merged(old: pa.Table, new: pa.Table, order: pa.ChunkedArray, again: pa.ChunkedArray) -> pa.Table:
     kept = old.filter(pc.invert(pc.is_in(old["image_id"], value_set=again.combine_chunks())))
+    for at, field in enumerate(new.schema):  # that came after the old rows were written
+        if field.name not in kept.column_names:
+            kept = kept.add_column(at, field, pa.nulls(kept.num_rows, field.type))
     parts = [kept.cast(new.schema), new]
     both = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
     places = pc.index_in(both["image_id"], value_set=order.combine_chunks())

@@ -64,7 +64,7 @@ IMAGES_SCHEMA = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("instances", pa.int32(), nullable=False),
-        pa.field("capped", pa.int32(), nullable=False),
+        pa.field("capped", pa.int32()),
         pa.field("tiles", pa.int32()),
         pa.field("crs", pa.string()),
         pa.field("transform", pa.list_(pa.float64())),

@@ -9,16 +9,16 @@ A run is what was committed when it was opened, also while the job goes on or af
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from typing import Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.ahead import ahead
 from pipeline.commit import Commit, attempt_key, public_key
 from pipeline.ledger import Ledger, LedgerError
 from pipeline.maskviews import MASK_COLUMNS, Mask, boxes, masks_of, pixel_polygons
@@ -46,15 +46,13 @@ __all__ = [
 ]
 
 TableName = Literal["instances", "images"]
+R = TypeVar("R")
 READERS = 8
 """Files read at a time."""
 GEO = b"geo"
 """GeoParquet's key in a file's metadata, which rows keep that are read for themselves."""
 SHARDS_AHEAD = 2
 """Whole shards, both tables of each, worked on at a time."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def open(uri: str, options: StoreOptions | None = None) -> Run:
@@ -191,7 +189,7 @@ class Run:
 
         with ThreadPoolExecutor(SHARDS_AHEAD) as workers:
             wanted = [item for item in enumerate(self.commits) if shards is None or item[1].shard in shards]
-            yield from _ahead(workers, of, wanted, SHARDS_AHEAD)
+            yield from ahead(workers, of, wanted, SHARDS_AHEAD)
 
     def schema(self, table: TableName) -> pa.Schema:
         """A table's columns, those passed through from manifests among them."""
@@ -226,7 +224,8 @@ class Run:
         """The same rows, a table a shard: as many as `commits`, in their order, some read ahead."""
         wanted = self.commits if commits is None else commits
         with ThreadPoolExecutor(READERS) as readers:
-            yield from _ahead(readers, lambda commit: self._read(commit, table, columns, filter), wanted)
+            read = partial(self._read, table=table, columns=columns, filter=filter)
+            yield from ahead(readers, read, wanted, READERS)
 
     def _read(
         self, commit: Commit, table: TableName, columns: Sequence[str] | None, filter: pc.Expression | None
@@ -305,20 +304,3 @@ def _whole(file: pq.ParquetFile, schema: pa.Schema) -> pa.Table:
 def _with_geo(rows: pa.Table, geo: bytes | None) -> pa.Table:
     """Rows that say what their file says of its geometries."""
     return rows.replace_schema_metadata({**(rows.schema.metadata or {}), GEO: geo}) if geo else rows
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], depth: int = READERS
-) -> Iterator[R]:
-    """Results in order, with a bounded number computed ahead of whoever takes them."""
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()

@@ -153,7 +153,7 @@ def gather(run: Run) -> Gathered:
         counts = np.asarray(rows.table["instances"], np.int64)
         statuses = rows.table["status"].to_numpy()
         gathered.statuses.update(statuses.tolist())
-        gathered.capped += int(np.asarray(rows.table["capped"], np.int64).sum())
+        gathered.capped += pc.sum(rows.table["capped"], min_count=0).as_py()
         decoded = np.isin(statuses, DECODED)
         _count_images(gathered, counts[decoded])
         _count_troubles(gathered, rows)

@@ -15,7 +15,7 @@ from pyproj import CRS
 
 from condinst.instances import RleMasks
 from pipeline.geo.geopackage import SIGNATURE, read_geopackage
-from pipeline.geo.georef import Georef, crs_name, transformer
+from pipeline.geo.georef import DEGREES, Bounds, Georef, crs_name, extent, transformer
 from pipeline.geo.misread import no_degrees, refuse_shapefile
 from pipeline.geo.polygons import pixel_polygons
 from pipeline.geo.windows import Grid, windows
@@ -26,10 +26,6 @@ MAX_BYTES = 64 << 20
 _EDGE = 128
 """An edge is divided so finely, in parts of the area's extent, before it is projected: it bends."""
 _BATCH = 65536
-DEGREES = "OGC:CRS84"
-"""What a GeoJSON that names no CRS is in."""
-Bounds = tuple[float, float, float, float]
-"""West, south, east and north."""
 _NO_AREA = (
     ArithmeticError,
     AttributeError,
@@ -66,16 +62,7 @@ class Area:
 
     def extent_of(self, georef: Georef, width: int, height: int) -> Bounds | None:
         """West, south, east and north of a raster in the area's CRS; None where that has no such place."""
-        along = np.linspace(0.0, 1.0, 9)
-        x, y = (part.ravel() for part in np.meshgrid(along * width, along * height))
-        points = np.column_stack(georef.ground(x, y))
-        if crs_name(self.crs) != georef.crs:
-            points = np.column_stack(transformer(georef.crs, self.crs).transform(*points.T))
-        points = points[np.isfinite(points).all(axis=1)]
-        if not len(points):
-            return None
-        (west, south), (east, north) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-        return west, south, east, north
+        return extent(georef, width, height, self.crs)
 
     def _in_pixels(self, georef: Georef) -> Any:
         """The shape in a raster's pixels, wherever that lies; perhaps not valid any more."""

@@ -15,6 +15,10 @@ from pyproj.exceptions import ProjError
 from rasterio.io import DatasetReader
 
 Floats = NDArray[np.float64]
+Bounds = tuple[float, float, float, float]
+"""West, south, east and north."""
+DEGREES = "OGC:CRS84"
+"""What a GeoJSON that names no CRS is in."""
 
 _STEP = 4.0
 """Pixels to either side over which a pixel's size on the ground is taken: far enough for float64."""
@@ -147,3 +151,20 @@ def _wrapped(difference: Floats, around: float) -> Floats:
 def _metres_a_unit(crs: str) -> float:
     axes = CRS.from_user_input(crs).axis_info
     return float(axes[0].unit_conversion_factor) if axes else 1.0
+
+
+def extent(georef: Georef, width: int, height: int, crs: str) -> Bounds | None:
+    """Where a raster of that size lies in a CRS; None where that has no such place.
+
+    Raises ValueError where there is no way from one to the other.
+    """
+    along = np.linspace(0.0, 1.0, 9)
+    x, y = (part.ravel() for part in np.meshgrid(along * width, along * height))
+    points = np.column_stack(georef.ground(x, y))
+    if crs_name(crs) != georef.crs:
+        points = np.column_stack(transformer(georef.crs, crs).transform(*points.T))
+    points = points[np.isfinite(points).all(axis=1)]
+    if not len(points):
+        return None
+    (west, south), (east, north) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return west, south, east, north

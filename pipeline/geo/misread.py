@@ -1,9 +1,8 @@
-"""Files of an area of interest that are not what they are taken for, and what makes them that."""
+"""Files with polygons on a map that are not what they are taken for, and what makes them that."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,12 @@ def refuse_shapefile(data: bytes, name: str) -> None:
     elif not data.startswith(_SHAPEFILE):
         return
     raise ValueError(
-        f"{name} is a shapefile, which is not read as an area of interest; "
+        f"{name} is a shapefile, which is not read; "
         f"`ogr2ogr area.gpkg {shlex.quote(file)}` makes a GeoPackage of it, which is"
     )
 
 
-def no_degrees(polygons: Sequence[Any], name: str, crs: str, *, named: bool) -> ValueError | None:
+def no_degrees(polygons: Any, name: str, crs: str, *, named: bool) -> ValueError | None:
     """What to raise for coordinates that are no degrees though their CRS, `named` by the file, is of these.
 
     None where all are, or the CRS is none of longitude and latitude.

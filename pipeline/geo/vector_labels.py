@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ import shapely
 from numpy.typing import NDArray
 
 from pipeline.geo.geopackage import SIGNATURE, read_features
-from pipeline.geo.georef import Georef, crs_name, transformer
+from pipeline.geo.georef import DEGREES, Georef, crs_name, extent, transformer
+from pipeline.geo.misread import no_degrees, refuse_shapefile
 from pipeline.geo.polygons import Shapes
 
 MAX_BYTES = 2 << 30
 """Most bytes of a file of labels."""
+_BEYOND = 0.05
+"""Of a raster's extent, within which labels beside it are looked at too."""
 Feature = tuple[Any, object]
 """A geometry, and what its file says of its class."""
 
@@ -40,19 +44,31 @@ class MapLabels:
     left_out: Counter[str] = field(default_factory=Counter)
     """Features that are no labels, by reason."""
 
-    def in_pixels(self, georef: Georef) -> tuple[Shapes, NDArray[np.int64]]:
-        """The labels in the pixels of a raster, wherever they lie, valid; and which of the n each is.
+    @cached_property
+    def _tree(self) -> shapely.STRtree:
+        return shapely.STRtree(self.shapes)
+
+    def near(self, georef: Georef, width: int, height: int) -> tuple[Shapes, NDArray[np.int64]]:
+        """The labels that a raster of that size may show, in its pixels, valid; and which of the n each is.
 
         Those without a place in the raster's CRS are left out. Raises ValueError where there is no way from
         their CRS to the raster's.
         """
-        shapes = self.shapes
+        bounds = extent(georef, width, height, self.crs)
+        if bounds is None:
+            numbers = np.arange(len(self.shapes))
+        else:
+            west, south, east, north = bounds
+            beyond = _BEYOND * max(east - west, north - south)  # its edges bend in the labels' CRS
+            box = shapely.box(west - beyond, south - beyond, east + beyond, north + beyond)
+            numbers = np.sort(self._tree.query(box))
+        shapes = self.shapes[numbers]
         if crs_name(self.crs) != georef.crs:
             change = transformer(self.crs, georef.crs)
             shapes = shapely.transform(shapes, lambda at: np.column_stack(change.transform(*at.T)))
         shapes = shapely.transform(shapes, lambda at: np.column_stack(georef.pixel(*at.T)))
-        numbers = np.flatnonzero(np.isfinite(shapely.bounds(shapes)).all(axis=1))
-        return shapely.make_valid(shapes[numbers]), numbers
+        usable = np.isfinite(shapely.bounds(shapes)).all(axis=1)
+        return shapely.make_valid(shapes[usable]), numbers[usable]
 
 
 def read_labels(data: bytes, name: str, column: str | None = None, alone: str = "object") -> MapLabels:
@@ -62,16 +78,24 @@ def read_labels(data: bytes, name: str, column: str | None = None, alone: str = 
     without a `crs` member is longitude and latitude, as the standard says. Raises LabelsError.
     """
     try:
+        refuse_shapefile(data, name)
+    except ValueError as error:
+        raise LabelsError(str(error)) from None
+    try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
         features, crs = read_features(data, column) if data.startswith(SIGNATURE) else _geojson(data, column)
-        return _labels(features, crs_name(crs), column, alone)
+        found = _labels(features, crs_name(crs), column, alone)
+        wrong = no_degrees(found.shapes, name, found.crs, named=crs != DEGREES)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise LabelsError(
             f"{name}: no labels on a map ({str(error)[:300]}); give polygons as GeoJSON or GPKG"
         ) from None
     except shapely.errors.ShapelyError as error:
         raise LabelsError(f"{name}: a geometry is damaged ({str(error)[:300]})") from None
+    if wrong is not None:
+        raise LabelsError(str(wrong))
+    return found
 
 
 def _labels(features: Iterable[Feature], crs: str, column: str | None, alone: str) -> MapLabels:
@@ -112,7 +136,7 @@ def _geojson(data: bytes, column: str | None) -> tuple[Iterator[Feature], str]:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(document, dict) or document.get("type") != "FeatureCollection":
         raise ValueError("not a GeoJSON FeatureCollection")
-    crs = document["crs"]["properties"]["name"] if document.get("crs") else "OGC:CRS84"
+    crs = document["crs"]["properties"]["name"] if document.get("crs") else DEGREES
     if column is not None and not any(column in (f.get("properties") or {}) for f in document["features"]):
         known = sorted({key for f in document["features"][:100] for key in f.get("properties") or {}})
         raise ValueError(

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from condinst.instances import RleMasks
+from pipeline.ahead import ahead
 from pipeline.decode import DecodeLimits, decode
 from pipeline.export.files import relative
 from pipeline.geo.vector_labels import MapLabels
@@ -31,7 +32,7 @@ from pipeline.tiled.reading import WindowReader
 
 READERS = 4
 """Windows read at a time."""
-_PLACELESS = "windows of images that do not say where they lie"
+_PLACELESS = "windows of images that do not say where on Earth they lie"
 Row = dict[str, Any]
 
 
@@ -76,7 +77,7 @@ def write_chips(
     with closing(WindowReader(settings.sources)) as reader, ThreadPoolExecutor(READERS, "chips") as pool:
         read = partial(_read, reader, settings.limits)
         for refs in _shards(open_windows(plans), plan):
-            for ref, pixels in zip(refs, pool.map(read, refs), strict=True):
+            for ref, pixels in zip(refs, ahead(pool, read, refs, READERS), strict=True):
                 if isinstance(pixels, InputRejected):
                     chips.left_out[f"windows that are {pixels.status}"] += 1
                 else:
@@ -101,15 +102,21 @@ class _Places:
 
     def __init__(self, labels: MapLabels) -> None:
         self._labels = labels
-        self._last: tuple[str, RasterLabels] | None = None
+        self._last: tuple[str, RasterLabels | None] | None = None
 
     def on(self, ref: ImageRef, raster: FrozenRaster) -> RasterLabels | None:
-        """None where the raster has no place."""
+        """None where the raster has no place, or none in coordinates that the labels can be brought to."""
+        if self._last is None or self._last[0] != ref.uri:
+            self._last = ref.uri, self._found(raster)
+        return self._last[1]
+
+    def _found(self, raster: FrozenRaster) -> RasterLabels | None:
         if raster.georef is None:
             return None
-        if self._last is None or self._last[0] != ref.uri:
-            self._last = ref.uri, RasterLabels(self._labels, raster.georef)
-        return self._last[1]
+        try:
+            return RasterLabels(self._labels, raster.georef, raster.width, raster.height)
+        except ValueError:  # from a survey's own coordinates there is no way to any others
+            return None
 
 
 def _add(
@@ -160,7 +167,6 @@ def _box(masks: RleMasks, at: int) -> list[int]:
 
 
 def _file_name(image_id: str) -> str:
-    """`ortho.tif:256,0` as `ortho/256_0.png`."""
+    """`ortho.tif:256,0` as `ortho.tif/256_0.png`."""
     raster, _, corner = image_id.rpartition(":")
-    stem = PurePosixPath(relative(raster))
-    return str(stem.with_suffix("") / f"{corner.replace(',', '_')}.png")
+    return f"{relative(raster)}/{corner.replace(',', '_')}.png"

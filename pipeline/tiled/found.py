@@ -123,7 +123,7 @@ class WindowsFound:
                 decode_ms=image["decode_ms"] or 0.0,
                 infer_ms=image["infer_ms"] or 0.0,
                 instances=image["instances"],
-                capped=image["capped"],
+                capped=image["capped"] or 0,
             )
             for ref, image in zip(refs, images, strict=True)
             if ref.window is not None

@@ -33,9 +33,9 @@ class Labelled:
 class RasterLabels:
     """Labels in a raster's pixels."""
 
-    def __init__(self, labels: MapLabels, georef: Georef) -> None:
+    def __init__(self, labels: MapLabels, georef: Georef, width: int, height: int) -> None:
         """Raises ValueError where there is no way from the labels' CRS to the raster's."""
-        self._shapes, self._numbers = labels.in_pixels(georef)
+        self._shapes, self._numbers = labels.near(georef, width, height)
         self._classes = labels.classes[self._numbers]
         self._tree = shapely.STRtree(self._shapes)
 

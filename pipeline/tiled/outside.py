@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import shapely
 from pyproj import CRS
 
-from pipeline.geo.aoi import Bounds
+from pipeline.geo.georef import Bounds
 from pipeline.sources import InputSource
 from pipeline.tiled.areas import Areas
 from pipeline.tiled.frozen import FrozenRaster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def windows_of(truth: dict[str, Any]) -> dict[int, tuple[int, int]]:
 def test_a_whole_raster_has_the_pixels_that_were_drawn(place: Path, drawn: RleMasks, tmp_path: Path) -> None:
     truth, said = cut(request(place, "utm.gpkg", tmp_path / "out", column="species"))
     (image,) = truth["images"]
-    assert image["file_name"] == "ortho/0_0.png"
+    assert image["file_name"] == "ortho.tif/0_0.png"
     assert [c["name"] for c in truth["categories"]] == list(CLASSES)
     data = np.zeros((SIDE, SIDE), bool)
     data[:, : SIDE - 40] = True
@@ -148,6 +149,23 @@ def test_training_reads_it(place: Path, tmp_path: Path) -> None:
     assert f"data.train: {{uri: {tmp_path}/out/images, annotations: {tmp_path}/out/truth.json}}" in said
 
 
+def test_rasters_of_one_name_and_one_that_lies_nowhere(place: Path, tmp_path: Path) -> None:
+    """Each has images of its own; what cannot be placed costs itself."""
+    (tmp_path / "in").mkdir()
+    bands = terrain(3, 64, 64)
+    write_raster(tmp_path / "in" / "ortho.tif", bands)
+    write_raster(tmp_path / "in" / "ortho.tiff", bands[::-1])
+    local = 'ENGCRS["site",EDATUM["site"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["m",1]]'
+    write_raster(tmp_path / "in" / "site.tif", bands, crs=local)
+    shutil.copy(place / "utm.gpkg", tmp_path)
+    truth, said = cut(request(tmp_path, "utm.gpkg", tmp_path / "out", 64))
+    names = [image["file_name"] for image in truth["images"]]
+    assert names == ["ortho.tif/0_0.png", "ortho.tiff/0_0.png"]
+    first, second = (np.asarray(Image.open(tmp_path / "out" / "images" / name)) for name in names)
+    assert (first == second[..., ::-1]).all()
+    assert "left out: 1 windows of images that do not say where on Earth they lie" in said
+
+
 def test_windows_without_a_label_may_be_left_out(place: Path, tmp_path: Path) -> None:
     with_empty, said = cut(request(place, "utm.gpkg", tmp_path / "a", 64))
     without, also = cut(request(place, "utm.gpkg", tmp_path / "b", 64, choice=Choice(empty=False)))
@@ -170,6 +188,11 @@ def test_what_does_not_do_is_said_and_leaves_nothing(place: Path, tmp_path: Path
         (request(place, "nothing.gpkg", out), "there is no such file"),
         (request(place, "in/ortho.tif", out), "no labels on a map"),
     ]
+    metres = {"type": "FeatureCollection", "features": [feature(shapely.box(5e5, 6e6, 5e5 + 9, 6e6 + 9))]}
+    (tmp_path / "metres.geojson").write_text(json.dumps(metres))
+    wrong.append((request(place, str(tmp_path / "metres.geojson"), out), "6000000 is no longitude and latitude"))
+    (tmp_path / "x.shp").write_bytes((9994).to_bytes(4, "big") + bytes(96))
+    wrong.append((request(place, str(tmp_path / "x.shp"), out), r"is a shapefile, .*`ogr2ogr"))
     far = geopandas.GeoDataFrame(geometry=[shapely.box(5e5, 6e6, 5e5 + 9, 6e6 + 9)], crs=UTM)
     far.to_file(tmp_path / "far.gpkg")
     wrong.append(
@@ -188,11 +211,14 @@ def test_what_does_not_do_is_said_and_leaves_nothing(place: Path, tmp_path: Path
         cut(Request(plain, str(place / "utm.gpkg"), tmp_path / "other"))
 
 
-def test_features_that_are_no_labels_are_counted() -> None:
-    def feature(geometry: Any, **properties: Any) -> dict[str, Any]:
-        return {"type": "Feature", "properties": properties, "geometry": geometry}
+def feature(geometry: Any, **properties: Any) -> dict[str, Any]:
+    if isinstance(geometry, shapely.Geometry):
+        geometry = json.loads(shapely.to_geojson(geometry))
+    return {"type": "Feature", "properties": properties, "geometry": geometry}
 
-    square = json.loads(shapely.to_geojson(shapely.box(0, 0, 1, 1)))
+
+def test_features_that_are_no_labels_are_counted() -> None:
+    square = shapely.box(0, 0, 1, 1)
     bow = {"type": "Polygon", "coordinates": [[[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]]}
     point = {"type": "Point", "coordinates": [0, 0]}
     features = [
