@@ -38,6 +38,7 @@ from pipeline.stopping import clear_cancel
 from pipeline.storage import NotFound, Store
 from pipeline.tiled.planning import extend_tiled, freeze_tiled, open_windows
 
+ON_CPU = "--set workers.gpus=0 runs the job on the CPU"
 TOLD = ("images", "statuses", "instances", "capped", "classes", "shards", "bytes", "seconds", "run")
 """What of the summary the last event says."""
 
@@ -55,8 +56,8 @@ def run_job(spec: SegmentSpec, *, local: bool = False, console: Console | None =
     ledger = Ledger(store)
     standing = standing_job(ledger)
     settings = settings_of(spec, standing)
-    if local:
-        require_device(settings, "--set workers.gpus=0 runs the job on the CPU")
+    if local and (standing is None or settings.undecided):
+        require_device(settings, ON_CPU)
     if standing is None:
         free_for_segmenting(store)
         with naming("output.uri"):
@@ -134,11 +135,15 @@ def _run(
     most = 0 if workers is None else workers.most
     drive.workers = min(most, len(drive.shards))
     if drive.settings.tiling is None:
+        if workers is None:
+            require_device(drive.settings, ON_CPU)
         _tell_crowding(workers, len(drive.shards), drive.console)
         return _to_the_end(ledger, plans, job, drive, allowance)
     stage = WindowStage(ledger.store, drive.settings, plans, job, drive.console, allowance)
     pending = stage.pending()
     stage.demand_few_bad("nothing was run")
+    if pending and workers is None:
+        require_device(drive.settings, ON_CPU)
     first = min(most, len(pending))
     # One cluster for both stages: starting Ray takes seconds.
     most = max(first, drive.workers)

@@ -11,7 +11,9 @@ from jobs import structured, train_files
 from jobs.errors import Refused
 from jobs.resolve import resolved
 from jobs.spec import SegmentSpec
+from pipeline.keys import locate
 from pipeline.ledger import FingerprintMismatch, Ledger
+from pipeline.manifest import load_plans
 from pipeline.plan import Plan, window_plans
 from pipeline.settings import SegmentSettings, difference
 from pipeline.storage import NotFound, Store
@@ -49,7 +51,8 @@ def refuse_other_job(
     before = _chosen(standing.get("spec"))
     if not before or any(part.mode == "new" for part in spec.input):
         return
-    if differing := difference(before, _chosen(resolved(spec).model_dump(mode="json"))):
+    differing = difference(before, _chosen(resolved(spec).model_dump(mode="json")))
+    if differing and len(load_plans(store)) < 2:  # what was added once may be any of the inputs there
         listed = "".join(f"\n  {line}" for line in differing)
         raise Refused(
             f"{store.uri} was planned with another input, and its plan is frozen:{listed}\n"
@@ -67,7 +70,7 @@ def tell_unheeded(
         asked = f"{spec.shards.images:,} has no effect any more"
         structured.warn(console, f"shards.images: {asked}; the plan is frozen with {frozen:,}")
     if not any(part.mode == "new" for part in spec.input):
-        when = f" at {standing['created']}" if "created" in standing else ""
+        when = f" at {standing['created']}" if "created" in standing and len(plans) == 1 else ""
         said = f"the input is as it was listed{when}; what came later is added with input.mode: new"
         console.print(said, highlight=False, markup=False, soft_wrap=True)
 
@@ -84,7 +87,7 @@ def _begun(store: Store) -> str:
     """What more can be done about an output in which nothing is committed yet."""
     if Ledger(store).revisions() or Ledger(open_windows(store)).revisions():
         return ""
-    return f" Nothing is committed there yet: {store.uri} can be deleted to start anew."
+    return f" Nothing is committed there yet: without {store.join('job.json')} and plans/ it begins anew."
 
 
 def _chosen(spec: object) -> dict[str, object]:
@@ -93,8 +96,19 @@ def _chosen(spec: object) -> dict[str, object]:
     if not isinstance(inputs, list):
         return {}
     return {
-        f"input.{number}.{key}": value.rstrip("/") if key == "uri" else value
+        f"input.{number}.{key}": value
         for number, part in enumerate(inputs)
-        for key, value in part.items()
+        for key, value in _plainly(part).items()
         if key in _CHOOSES and value not in (None, [])
     }
+
+
+def _plainly(part: Mapping[str, Any]) -> dict[str, Any]:
+    """An input's keys, the same where they mean the same: places in one form, lists in one order."""
+    said: dict[str, Any] = {k: sorted(v) if isinstance(v, list) else v for k, v in part.items()}
+    for key in ("uri", "area"):
+        if said.get(key):
+            said[key] = locate(said[key]).uri.rstrip("/")
+    if said.get("manifest") == str(said.get("uri")).endswith((".parquet", ".csv")):
+        said["manifest"] = None  # it is what it would be taken for
+    return said

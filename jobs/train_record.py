@@ -163,7 +163,7 @@ def _compare(store: Store, record: Mapping[str, Any], settings: Mapping[str, obj
     if has(store, LAST_WEIGHTS):
         more = f" What it has learned so far is to start from: model.weights: {store.join(LAST_WEIGHTS)}"
     elif not any(True for _ in store.list(CHECKPOINTS)):
-        more = f" It has kept nothing yet: {store.uri} can be deleted to start anew."
+        more = f" It has kept nothing yet: without {store.join(JOB_KEY)} it begins anew."
     raise Refused(
         f"{store.uri} holds a training of another spec, and one output holds one training:{listed}\n"
         "Name another output, or go back to the settings on the left." + more

@@ -190,7 +190,7 @@ def test_what_does_not_do_is_said_and_leaves_nothing(place: Path, tmp_path: Path
     ]
     metres = {"type": "FeatureCollection", "features": [feature(shapely.box(5e5, 6e6, 5e5 + 9, 6e6 + 9))]}
     (tmp_path / "metres.geojson").write_text(json.dumps(metres))
-    wrong.append((request(place, str(tmp_path / "metres.geojson"), out), "6000000 is no longitude and latitude"))
+    wrong.append((request(place, str(tmp_path / "metres.geojson"), out), "6000000 is no longitude"))
     (tmp_path / "x.shp").write_bytes((9994).to_bytes(4, "big") + bytes(96))
     wrong.append((request(place, str(tmp_path / "x.shp"), out), r"is a shapefile, .*`ogr2ogr"))
     far = geopandas.GeoDataFrame(geometry=[shapely.box(5e5, 6e6, 5e5 + 9, 6e6 + 9)], crs=UTM)
