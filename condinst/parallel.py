@@ -121,11 +121,13 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, variance, count = ctx.saved_tensors
-        # As if mean and variance were given; then what they owe to x, which is an affine map of it.
-        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
         )
         by_mean, by_variance = (total(torch.cat((of_bias, of_weight))) / count).chunk(2)
         scale = weight * (variance + ctx.eps).rsqrt()
-        of_x -= F.batch_norm(x, mean, variance, scale * by_variance, scale * by_mean, False, 0.0, ctx.eps)
+        # Two affine maps, each over its tensor once: (grad - by_mean) and normalised x, both scaled.
+        one, zero = torch.ones_like(scale), torch.zeros_like(scale)
+        of_x = F.batch_norm(grad, by_mean, one, scale, zero, False, 0.0, 0.0)
+        of_x -= F.batch_norm(x, mean, variance, scale * by_variance, zero, False, 0.0, ctx.eps)
         return of_x, of_weight, of_bias, None
