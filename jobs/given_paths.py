@@ -5,6 +5,7 @@ Each function makes the `parser` of an option or argument, which is how `option`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -55,6 +56,8 @@ def placed(option: str, kind: Kind) -> Callable[[str], str]:
 def _check(option: str, path: Path, kind: Kind) -> None:
     if kind == "file" and path.is_dir():
         raise JobError(f"{option}: {path} is a folder; name a file")
+    if kind == "file" and path.exists() and os.access(path, os.W_OK):
+        return
     folder = path if kind == "folder" else path.parent
     if reason := obstacle(str(folder)):
         raise JobError(f"{option}: {reason}")

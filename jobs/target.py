@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.errors import JobError
+from jobs.errors import JobError, on_disk
 from jobs.train_files import JOB_KEY, has
 from pipeline.export.files import place_of
 from pipeline.export.remote import Remote
@@ -45,10 +45,17 @@ def is_spec(target: str) -> bool:
 
 
 def put_file(uri: str, data: bytes, options: StoreOptions) -> None:
-    """Write a file at a path, whose folder is made, or at a URI. Raises StoreError."""
+    """Write a file at a path, whose folder is made, or at a URI. Raises StoreError, JobError.
+
+    What is there and no file of its own, such as a link or /dev/stdout, is written into, not replaced.
+    """
     place = place_of(uri, options)
     if isinstance(place, Remote):
         store, name = place.file()
+    elif place.is_symlink() or (place.exists() and not place.is_file()):
+        with on_disk(place):
+            place.write_bytes(data)
+        return
     else:
         store, name = Store.open(str(place.parent)), place.name
     store.put(name, data)

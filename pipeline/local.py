@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.keys import printable
-from pipeline.objects import BadPath, Check, Data, NotFound, ObjectInfo, StoreError, Unavailable
+from pipeline.objects import BadPath, Check, Data, Denied, NotFound, ObjectInfo, StoreError, Unavailable
 
 TEMPORARY = re.compile(rb"\.tmp-[0-9a-f]{16}")
 """A file being written. Not an object yet, so no listing shows it."""
@@ -215,7 +215,8 @@ class LocalBackend:
         """Why an object could not be written: in words of its folder where that is what is wrong."""
         folder = os.path.dirname(self._path(key))
         if reason := obstacle(folder):
-            return BadPath(reason)
+            # A mode may be put right, or be that of a folder whose disk is about to be mounted.
+            return Denied(reason) if error.errno in (errno.EACCES, errno.EPERM) else BadPath(reason)
         if not os.path.isdir(folder) and error.errno not in _FULL:
             shown = folder if os.path.isdir(self.root) else self.root
             return BadPath(f"{printable(shown)} cannot be created: {_cause(error)}; name another folder")
@@ -226,7 +227,7 @@ class LocalBackend:
         if error.errno in _GONE:
             return NotFound(f"{path} does not exist")
         if isinstance(error, PermissionError) and error.errno == errno.EACCES:
-            return BadPath(f"{path}: permission denied; check its owner and mode")
+            return Denied(f"{path}: permission denied; check its owner and mode")
         if error.errno in _NO_LINKS:
             return StoreError(
                 f"{path}: this file system has no hard links, by which a commit is made once; use another"

@@ -131,6 +131,16 @@ def test_what_only_writing_shows_has_no_traceback(folder: Path) -> None:
         predict_files([str(folder / "photos")], "demo", folder / ("x" * 300))
 
 
+def test_a_link_is_written_through_not_replaced(folder: Path) -> None:
+    output = made_output(str(folder / "out"), folder / "in")
+    Path("link.html").symlink_to(folder / "notes.txt")
+    write_report(output.uri, StoreOptions(), "link.html")
+    write_report(output.uri, StoreOptions(), "/dev/null")
+    assert Path("link.html").is_symlink()
+    assert (folder / "notes.txt").read_bytes().startswith(b"<!doctype html>")
+    assert Path("/dev/null").is_char_device()
+
+
 def test_a_reports_folder_is_made(folder: Path) -> None:
     output = made_output(str(folder / "out"), folder / "in")
     write_report(output.uri, StoreOptions(), "rep/x/y.html")

@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_made_says_why(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_in_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(BadPath, match=f"^{tmp_path}: permission denied"):
+    with pytest.raises(Denied, match=f"^{tmp_path}: permission denied"):
         Store.open(str(tmp_path / "out")).probe()
 
 
