@@ -18,6 +18,7 @@ from jobs.spec import SegmentSpec
 from pipeline.export.files import TargetError, place_of, whole_folder
 from pipeline.geo.vector_labels import LabelsError, MapLabels, read_labels
 from pipeline.keys import locate
+from pipeline.nouns import many
 from pipeline.storage import NotFound, Store, StoreOptions
 from pipeline.tiled.chips import Chips, Choice, write_chips
 
@@ -94,12 +95,12 @@ def _tell(request: Request, labels: MapLabels, chips: Chips, console: Console) -
 
     names = ", ".join(labels.names[:12])
     line(
-        f"{len(chips.images):,} images ({chips.empty:,} without a label) with {len(chips.annotations):,} "
-        f"instances of {names} in {request.to}"
+        f"{many(len(chips.images), 'image')} ({chips.empty:,} without a label) with "
+        f"{many(len(chips.annotations), 'instance')} of {names} in {request.to}"
     )
     line(f"{len(chips.used):,} of {len(labels.classes):,} labels are in one image or more, cut where it ends")
     if outside := len(labels.classes) - len(chips.used):
-        line(f"left out: {outside:,} labels that are in no window", "yellow")
+        line(f"left out: {many(outside, 'label')} in no window", "yellow")
     for what, number in sorted((+(labels.left_out + chips.left_out)).items()):
         line(f"left out: {number:,} {what}", "yellow")
     place = str(request.to).rstrip("/")

@@ -102,7 +102,7 @@ def test_a_whole_raster_has_the_pixels_that_were_drawn(place: Path, drawn: RleMa
             assert truth["categories"][same[0]["category_id"] - 1]["name"] == CLASSES[number % 2]
             assert same[0]["area"] == (wanted & data).sum()
     assert kept == len(found)
-    assert f"1 images (0 without a label) with {kept} instances of oak, pine" in said
+    assert f"1 image (0 without a label) with {kept} instances of oak, pine" in said
     pixels = np.asarray(Image.open(tmp_path / "out" / "images" / image["file_name"]))
     assert pixels.shape == (SIDE, SIDE, 3)
     assert pixels[:, : SIDE - 40].max() > 200, "16 bits are stretched, as in a run"
