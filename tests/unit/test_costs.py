@@ -93,11 +93,8 @@ def test_workers_beyond_this_machines_cores_are_told_of(
     assert " will wait for " not in said(spec)
     crowded = spec.workers.model_copy(update={"cpus": cores, "min": 2, "max": 3})
     shown = " ".join(said(spec.model_copy(update={"workers": crowded})).split())
-    assert (
-        f" note run without a cluster, 2 workers of {many(cores, 'CPU')} on {many(cores, 'core')}: they will wait"
-        in shown
-    )
-    assert "will wait for one another; set workers.min=1 model" in shown
+    note = f" note run without a cluster, 2 workers of {many(cores, 'CPU')} on {many(cores, 'core')}: they"
+    assert f"{note} will wait for one another; set workers.min=1 model" in shown
 
 
 def test_a_tiled_job_is_estimated_by_the_run_before(tmp_path: Path) -> None:
