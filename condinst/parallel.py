@@ -125,9 +125,14 @@ class _Normalise(torch.autograd.Function):
             grad, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
         )
         by_mean, by_variance = (total(torch.cat((of_bias, of_weight))) / count).chunk(2)
-        scale = weight * (variance + ctx.eps).rsqrt()
-        # Two affine maps, each over its tensor once: (grad - by_mean) and normalised x, both scaled.
+        inverse = (variance + ctx.eps).rsqrt()
+        scale = weight * inverse
         one, zero = torch.ones_like(scale), torch.zeros_like(scale)
         of_x = F.batch_norm(grad, by_mean, one, scale, zero, False, 0.0, 0.0)
-        of_x -= F.batch_norm(x, mean, variance, scale * by_variance, zero, False, 0.0, ctx.eps)
+        if x.dtype == torch.float32:
+            shape = (1, -1, *[1] * (x.dim() - 2))
+            centred = x - mean.view(shape)  # first: where the mean is large, their products would swallow it
+            of_x.addcmul_(centred, (scale * inverse * by_variance).view(shape), value=-1)
+        else:
+            of_x -= F.batch_norm(x, mean, variance, scale * by_variance, zero, False, 0.0, ctx.eps)
         return of_x, of_weight, of_bias, None

@@ -93,9 +93,10 @@ def losses(output: object) -> list[list[float]]:
 def test_one_worker_and_two_give_the_same_losses(scenes: Path, tmp_path: Path, norm: str) -> None:
     """A batch of five is uneven for two workers, and has more positives than enter the mask loss.
 
-    With batch norms roundings grow faster: at the usual rate they reach 2e-4 by step 20, so it is lower.
+    At the usual rate roundings grow, once one of them moves a unit over the kink of its ReLU: to 2e-4 by step
+    20 with batch norms, to 7e-3 with group norms; so the rate is lower.
     """
-    change = ("steps: 20", f"steps: 20, {SLOW}") if norm == "batch" else ("", "")
+    change = ("steps: 20", f"steps: 20, {SLOW}")
     said = trained(text_of(scenes, tmp_path / "two", 2, norm=norm).replace(*change, 1))
     trained(text_of(scenes, tmp_path / "one", 0, norm=norm).replace(*change, 1))
     assert "with 2 workers" in said
