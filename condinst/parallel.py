@@ -130,7 +130,7 @@ class _Normalise(torch.autograd.Function):
         one, zero = torch.ones_like(scale), torch.zeros_like(scale)
         of_x = F.batch_norm(grad, by_mean, one, scale, zero, False, 0.0, 0.0)
         if x.dtype == torch.float32:
-            shape = (1, -1, *[1] * (x.dim() - 2))
+            shape = (1, -1, 1, 1)
             centred = x - mean.view(shape)  # first: where the mean is large, their products would swallow it
             of_x.addcmul_(centred, (scale * inverse * by_variance).view(shape), value=-1)
         else:

@@ -59,7 +59,7 @@ class Denied(StoreError):
 
 
 class BadPath(Denied):
-    """A path on this machine that its mode, or a file in a folder's place, keeps from being used."""
+    """A path on this machine that cannot be a folder: a file is in its place, or it cannot be made."""
 
 
 class Unavailable(StoreError):

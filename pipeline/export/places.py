@@ -110,7 +110,7 @@ def _placed(rows: pa.Table, found: OnMap | None) -> list[pa.RecordBatch]:
 
 
 def _fewer_corners(found: OnMap, rows: pa.Table, pixels: float, done: Exported) -> OnMap:
-    fewer = simplified_on_map(found, rle_masks(rows), pixels)
+    fewer = simplified_on_map(found, rows["area"].to_numpy(), pixels)
     done.losses[CORNERS] += corners(found.geometry) - corners(fewer.geometry)
     return fewer
 

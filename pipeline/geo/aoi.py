@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from condinst.instances import RleMasks
+from pipeline.geo.geojson import read_geojson
 from pipeline.geo.geopackage import SIGNATURE, read_geopackage
-from pipeline.geo.georef import DEGREES, Bounds, Georef, crs_name, extent, transformer
+from pipeline.geo.georef import DEGREES, Georef, crs_name, transformer
 from pipeline.geo.misread import no_degrees, refuse_shapefile
 from pipeline.geo.polygons import pixel_polygons
 from pipeline.geo.windows import Grid, windows
@@ -59,10 +60,6 @@ class Area:
                 f"the area of interest cannot be brought onto the raster ({str(error)[:200]})"
             ) from None
         return RasterArea(shape, width, height) if shape.area > 0 else None
-
-    def extent_of(self, georef: Georef, width: int, height: int) -> Bounds | None:
-        """West, south, east and north of a raster in the area's CRS; None where that has no such place."""
-        return extent(georef, width, height, self.crs)
 
     def _in_pixels(self, georef: Georef) -> Any:
         """The shape in a raster's pixels, wherever that lies; perhaps not valid any more."""
@@ -181,13 +178,7 @@ def _finite(shape: Any) -> bool:
 
 def _read_geojson(data: bytes) -> tuple[list[Any], str]:
     """Its shapes, and the CRS that it names, or none."""
-    try:
-        document = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise ValueError("not a GeoJSON object")
-    crs = document["crs"]["properties"]["name"] if document.get("crs") else ""
+    document, crs = read_geojson(data)
     return [shapely.from_geojson(json.dumps(geometry)) for geometry in _geometries(document)], crs
 
 

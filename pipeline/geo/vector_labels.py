@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from pipeline.geo.geojson import read_geojson
 from pipeline.geo.geopackage import SIGNATURE, read_features
 from pipeline.geo.georef import DEGREES, Georef, crs_name, extent, transformer
 from pipeline.geo.misread import no_degrees, refuse_shapefile
@@ -84,9 +85,10 @@ def read_labels(data: bytes, name: str, column: str | None = None, alone: str = 
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
-        features, crs = read_features(data, column) if data.startswith(SIGNATURE) else _geojson(data, column)
-        found = _labels(features, crs_name(crs), column, alone)
-        wrong = no_degrees(found.shapes, name, found.crs, named=crs != DEGREES)
+        read = read_features if data.startswith(SIGNATURE) else _geojson
+        features, named = read(data, column)
+        found = _labels(features, crs_name(named or DEGREES), column, alone)
+        wrong = no_degrees(found.shapes, name, found.crs, named=bool(named))
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise LabelsError(
             f"{name}: no labels on a map ({str(error)[:300]}); give polygons as GeoJSON or GPKG"
@@ -130,13 +132,10 @@ def _polygons(shape: Any) -> Any | None:
 
 
 def _geojson(data: bytes, column: str | None) -> tuple[Iterator[Feature], str]:
-    try:
-        document = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(document, dict) or document.get("type") != "FeatureCollection":
+    """Its features, and the CRS that it names, or none."""
+    document, crs = read_geojson(data)
+    if document.get("type") != "FeatureCollection":
         raise ValueError("not a GeoJSON FeatureCollection")
-    crs = document["crs"]["properties"]["name"] if document.get("crs") else DEGREES
     if column is not None and not any(column in (f.get("properties") or {}) for f in document["features"]):
         known = sorted({key for f in document["features"][:100] for key in f.get("properties") or {}})
         raise ValueError(

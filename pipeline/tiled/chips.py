@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from condinst.instances import RleMasks
 from pipeline.ahead import ahead
 from pipeline.decode import DecodeLimits, decode
 from pipeline.export.files import relative
@@ -146,24 +145,21 @@ def _put(chips: Chips, name: str, size: tuple[int, ...], found: Labelled) -> Non
     chips.images.append({"id": number, "file_name": name, "height": height, "width": width})
     chips.empty += not len(found.masks)
     chips.used.update(found.numbers.tolist())
-    frames = found.masks.frames((height, width))
-    for at, (counts, label) in enumerate(zip(frames, found.classes.tolist(), strict=True)):
+    masks = found.masks
+    boxes = np.column_stack([masks.x, masks.y, masks.width, masks.height]).tolist()
+    columns = masks.frames((height, width)), found.classes.tolist(), masks.area.tolist(), boxes
+    for counts, label, area, box in zip(*columns, strict=True):
         chips.annotations.append(
             {
                 "id": len(chips.annotations) + 1,
                 "image_id": number,
                 "category_id": label + 1,
                 "segmentation": {"size": [height, width], "counts": counts.decode()},
-                "area": int(found.masks.area[at]),
-                "bbox": _box(found.masks, at),
+                "area": area,
+                "bbox": box,
                 "iscrowd": 0,
             }
         )
-
-
-def _box(masks: RleMasks, at: int) -> list[int]:
-    sides: list[int] = np.array([masks.x[at], masks.y[at], masks.width[at], masks.height[at]]).tolist()
-    return sides
 
 
 def _file_name(image_id: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import shapely
 from pyproj import CRS
 
-from pipeline.geo.georef import Bounds
+from pipeline.geo.georef import Bounds, extent
 from pipeline.sources import InputSource
 from pipeline.tiled.areas import Areas
 from pipeline.tiled.frozen import FrozenRaster
@@ -28,13 +28,13 @@ class Outside:
         """Count in a raster of an input that has an area, and that the raster lies outside of."""
         assert raster.georef is not None
         area = self._areas[source]
-        extent = area.extent_of(raster.georef, raster.width, raster.height)
-        if extent is None:
+        bounds = extent(raster.georef, raster.width, raster.height, area.crs)
+        if bounds is None:
             return
-        west, south, east, north = extent
+        west, south, east, north = bounds
         if shapely.intersects(area.shape, shapely.box(south, west, north, east)):
             self._swapped.add(source)
-        w, s, e, n = self._extents.get(source, extent)
+        w, s, e, n = self._extents.get(source, bounds)
         self._extents[source] = min(w, west), min(s, south), max(e, east), max(n, north)
 
     def told(self, sources: Sequence[InputSource]) -> str:

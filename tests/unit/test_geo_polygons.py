@@ -58,7 +58,7 @@ def test_outlines_with_fewer_corners_stay_near_and_whole(
 ) -> None:
     masks = placed(crops)
     exact = on_map(masks, Georef(crs, PLACES[crs]), crs)
-    found = simplified_on_map(exact, masks, pixels)
+    found = simplified_on_map(exact, masks.area, pixels)
     side = abs(np.linalg.det(np.array(PLACES[crs]).reshape(2, 3)[:, :2])) ** 0.5
     for shape, whole in zip(found.geometry, exact.geometry, strict=True):
         assert (shape is None) == (whole is None)
